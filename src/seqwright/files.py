@@ -1,0 +1,98 @@
+"""Writing files and folders so that a reader sees the whole of them or nothing."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from seqwright.errors import ClientError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Open `path` for writing; it appears under its name only when the block ends without an error.
+
+    The bytes go to a temporary file in the same folder, reach the disk, and are renamed over `path`. When the block
+    raises, the temporary file is removed and whatever was at `path` before is still there.
+
+    Raises:
+        ClientError: the disk is full or the folder cannot be written.
+    """
+    with explained(f"cannot write {path}"):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block ends without an error, and vanishes otherwise.
+
+    Raises:
+        ClientError: `path` exists and is not an empty folder, the disk is full, or the parent cannot be written.
+    """
+    require_absent(path)
+    with explained(f"cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        try:
+            yield scratch
+            os.chmod(scratch, 0o777 & ~_umask())
+            os.replace(scratch, path)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def require_absent(path: Path) -> None:
+    """Check that `path` can become a new folder: it does not exist, or is an empty folder.
+
+    Raises:
+        ClientError: something is there already.
+    """
+    with explained(f"cannot write {path}"):
+        if path.is_dir():
+            if any(path.iterdir()):
+                raise ClientError(f"{path} already exists and is not empty: name another folder or remove it")
+        elif path.exists() or path.is_symlink():
+            raise ClientError(f"{path} already exists and is not a folder: name another path or remove it")
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn an operating-system error in the block into a `ClientError` that starts with `what`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        place = f" ({error.filename})" if error.filename and str(error.filename) not in what else ""
+        raise ClientError(f"{what}: {reason[:1].lower()}{reason[1:]}{place}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable; some file systems cannot, and need not."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
