@@ -1,0 +1,84 @@
+"""`seqwright prepare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Column, Table
+
+if TYPE_CHECKING:
+    from seqwright.data.prepare import PrepareReport, SplitReport
+
+
+def prepare_command(
+    train_source: Annotated[Path, typer.Option(help="Training text, one sequence a line; .gz is unpacked.")],
+    train_target: Annotated[Path, typer.Option(help="Its translation, line by line.")],
+    output: Annotated[Path, typer.Option(help="Folder to write; it must not exist, or be empty.")],
+    val_source: Annotated[Path | None, typer.Option(help="Validation text.")] = None,
+    val_target: Annotated[Path | None, typer.Option(help="Its translation, line by line.")] = None,
+    single_vocab: Annotated[
+        bool, typer.Option("--single-vocab", help="One vocabulary for both sides; the source's options shape it.")
+    ] = False,
+    num_words_source: Annotated[
+        int, typer.Option(min=1, help="Most frequent words to keep, besides the special tokens.")
+    ] = 50_000,
+    num_words_target: Annotated[int, typer.Option(min=1, help="The same for the target.")] = 50_000,
+    word_min_count_source: Annotated[int, typer.Option(min=1, help="Leave out words that are rarer.")] = 1,
+    word_min_count_target: Annotated[int, typer.Option(min=1, help="The same for the target.")] = 1,
+    vocab_source_json: Annotated[
+        Path | None, typer.Option(help="Vocabulary to use in place of a new one, with --vocab-target-json.")
+    ] = None,
+    vocab_target_json: Annotated[Path | None, typer.Option(help="The same for the target.")] = None,
+) -> None:
+    """Turn parallel text into training data: RecordIO-Protobuf files and vocabularies."""
+    from seqwright.data.prepare import prepare
+
+    terminal = Console(stderr=True)
+    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
+        task = bar.add_task("reading", total=None)
+        report = prepare(
+            train_source=train_source,
+            train_target=train_target,
+            output=output,
+            validation_source=val_source,
+            validation_target=val_target,
+            single_vocab=single_vocab,
+            num_words_source=num_words_source,
+            num_words_target=num_words_target,
+            word_min_count_source=word_min_count_source,
+            word_min_count_target=word_min_count_target,
+            vocab_source=vocab_source_json,
+            vocab_target=vocab_target_json,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    Console().print(_table(report))
+
+
+def _table(report: PrepareReport) -> Table:
+    """What was written, a column a split."""
+    splits = {"train": report.train}
+    if report.validation is not None:
+        splits["validation"] = report.validation
+    table = Table("", *(Column(name, justify="right") for name in splits), box=None, pad_edge=False)
+    for row in zip(*(_column(split) for split in splits.values()), strict=True):
+        table.add_row(row[0][0], *(value for _, value in row))
+    table.add_row("source vocabulary", f"{report.source_vocabulary:,}")
+    table.add_row("target vocabulary", f"{report.target_vocabulary:,}")
+    return table
+
+
+def _column(split: SplitReport) -> list[tuple[str, str]]:
+    return [
+        ("pairs kept", f"{split.pairs:,}"),
+        ("dropped, source empty", f"{split.empty_source:,}"),
+        ("dropped, target empty", f"{split.empty_target:,}"),
+        ("dropped, both empty", f"{split.empty_both:,}"),
+        ("source tokens", f"{split.source_tokens:,}"),
+        ("target tokens", f"{split.target_tokens:,}"),
+        ("source unknown", f"{split.source_unknown_rate:.2%}"),
+        ("target unknown", f"{split.target_unknown_rate:.2%}"),
+    ]

@@ -1,0 +1,259 @@
+"""Length buckets, padded batches: the order in which a corpus is trained on.
+
+What comes in which batch is planned for a whole epoch at once, in a few arrays over the corpus, from the seed and the
+number of the epoch alone. Tensors are made when their batch is due.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqwright.data.corpus import ParallelCorpus
+from seqwright.data.sequences import Sequences
+from seqwright.data.vocabulary import BOS, EOS, PAD
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs as tensors, int64, filled up with `PAD`.
+
+    Attributes:
+        source: `[B, S]`.
+        source_lengths: how many of the S are not padding, EOS counted where there is one, `[B]`.
+        target_in: BOS and the ids, what the decoder is shown, `[B, T]`.
+        target_out: the ids and EOS, what it should predict, `[B, T]`.
+        target_lengths: how many of the T are not padding, `[B]`.
+        indices: which pairs of the corpus these are, `[B]`; always in the memory of the processor.
+        num_tokens: target tokens to predict, EOS counted, padding not.
+    """
+
+    source: Tensor
+    source_lengths: Tensor
+    target_in: Tensor
+    target_out: Tensor
+    target_lengths: Tensor
+    indices: Ints
+    num_tokens: int
+
+    @property
+    def num_pairs(self) -> int:
+        """B."""
+        return len(self.indices)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            source=self.source.to(device, non_blocking=True),
+            source_lengths=self.source_lengths.to(device, non_blocking=True),
+            target_in=self.target_in.to(device, non_blocking=True),
+            target_out=self.target_out.to(device, non_blocking=True),
+            target_lengths=self.target_lengths.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which pairs make which batch.
+
+    Attributes:
+        order: the pairs of the corpus, those of a batch next to each other, int32 `[N]`.
+        starts: where every batch starts in `order`, `[batches]`.
+        ends: where every batch ends, `[batches]`.
+    """
+
+    order: NDArray[np.int32]
+    starts: Ints
+    ends: Ints
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Ints:
+        """The pairs of batch `index`, `[B]`."""
+        return self.order[self.starts[index] : self.ends[index]].astype(np.int64)
+
+
+class Batches:
+    """A corpus in batches, every pair once an epoch.
+
+    With `bucketing`, a batch holds pairs of nearly the same lengths and is padded to the longest of them. Pairs belong
+    to buckets: bucket `k` takes the pairs that fit `k + 1` steps on both sides and no smaller bucket. A step is
+    `bucket_width` on the side that is longer on average, and less on the other in proportion. Inside of a bucket pairs
+    are ordered by target length, then source length, then by chance, and cut into batches; the last of a bucket may be
+    small. The order of the batches is random.
+
+    Without `bucketing`, pairs come in random order and every batch has the same shape, that of the longest sequences
+    allowed.
+
+    Args:
+        corpus: the pairs.
+        batch_size: pairs in a batch.
+        max_source_length: source ids kept of a pair, EOS not counted; what is longer is cut.
+        max_target_length: target ids kept of a pair, EOS not counted.
+        bucket_width: the step from a bucket to the next, in ids.
+        bucketing: whether to sort pairs by length.
+        seed: what the random order depends on, with the number of the epoch; 0 or more.
+        source_eos: whether EOS ends the source.
+
+    Attributes:
+        batches_per_epoch: the same in every epoch.
+    """
+
+    def __init__(
+        self,
+        corpus: ParallelCorpus,
+        *,
+        batch_size: int,
+        max_source_length: int,
+        max_target_length: int,
+        bucket_width: int,
+        bucketing: bool,
+        seed: int,
+        source_eos: bool = True,
+    ) -> None:
+        self._corpus = corpus
+        self._max_source_length = max_source_length
+        self._max_target_length = max_target_length
+        self._bucketing = bucketing
+        self._seed = seed
+        self._source_eos = source_eos
+        source = _lengths(corpus.source, max_source_length)
+        target = _lengths(corpus.target, max_target_length)
+        self._ranks, sizes = _rank(source, target, bucket_width if bucketing else math.inf)
+        self._starts, self._ends = _cut(sizes, batch_size)
+        self.batches_per_epoch = len(self._starts)
+
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Make the batches of an epoch.
+
+        Args:
+            number: which epoch, from 0; the order is that of every other run with this seed.
+            start: batches to leave out at the beginning, at no cost.
+        """
+        plan = self.plan(number)
+        width = None if self._bucketing else (self._max_source_length, self._max_target_length)
+        for index in range(start, len(plan)):
+            yield self._assemble(plan[index], width)
+
+    def in_order(self) -> Iterator[Batch]:
+        """Make batches of all pairs in an order that never changes, by length, each padded to its longest."""
+        order = np.argsort(self._ranks, kind="stable").astype(np.int32)
+        plan = Plan(order, self._starts, self._ends)
+        for index in range(len(plan)):
+            yield self._assemble(plan[index], None)
+
+    def plan(self, number: int) -> Plan:
+        """Which pairs make which batch of epoch `number`."""
+        random = np.random.default_rng((self._seed, number))
+        order = random.permutation(np.arange(len(self._ranks), dtype=np.int32))
+        if self._bucketing:
+            order = order[np.argsort(self._ranks[order], kind="stable")]
+        shuffled = random.permutation(len(self._starts))
+        return Plan(order, self._starts[shuffled], self._ends[shuffled])
+
+    def _assemble(self, indices: Ints, width: tuple[int, int] | None) -> Batch:
+        """Make the tensors of a batch, of a given width in ids, or that of its longest sequences."""
+        source, source_lengths = _gather(self._corpus.source, indices, self._max_source_length, width and width[0])
+        target, target_lengths = _gather(self._corpus.target, indices, self._max_target_length, width and width[1])
+        rows = np.arange(len(indices))
+        target_in = np.full(target.shape, PAD, dtype=np.int64)
+        target_in[:, 0] = BOS
+        target_in[:, 1:] = target[:, :-1]
+        target[rows, target_lengths] = EOS
+        if self._source_eos:
+            source[rows, source_lengths] = EOS
+            source_lengths += 1
+        else:
+            source = source[:, :-1]
+        return Batch(
+            source=torch.from_numpy(source).contiguous(),
+            source_lengths=torch.from_numpy(source_lengths),
+            target_in=torch.from_numpy(target_in),
+            target_out=torch.from_numpy(target),
+            target_lengths=torch.from_numpy(target_lengths + 1),
+            indices=indices,
+            num_tokens=int(target_lengths.sum()) + len(indices),
+        )
+
+
+def _lengths(sequences: Sequences, limit: int) -> NDArray[np.int32]:
+    """The lengths of all sequences once they are cut to `limit`, `[N]`."""
+    lengths = np.empty(len(sequences), dtype=np.int32)
+    np.subtract(sequences.offsets[1:], sequences.offsets[:-1], out=lengths, casting="unsafe")
+    return np.minimum(lengths, limit, out=lengths)
+
+
+def _rank(
+    source: NDArray[np.int32], target: NDArray[np.int32], width: float
+) -> tuple[NDArray[np.unsignedinteger], Ints]:
+    """Rank pairs by bucket, target length and source length.
+
+    Args:
+        source: source lengths, `[N]`.
+        target: target lengths, `[N]`.
+        width: the step from a bucket to the next on the longer side.
+
+    Returns:
+        The rank of every pair among the different combinations, `[N]`, and how many pairs each bucket that has any
+        has, by rising bucket.
+    """
+    ratio = target.sum() / source.sum()
+    source_step, target_step = width / max(ratio, 1.0), width * min(ratio, 1.0)
+    source_lengths, source_kinds = _distinct(source)
+    target_lengths, target_kinds = _distinct(target)
+    combination = target_kinds.astype(np.int64)
+    combination *= len(source_lengths)
+    combination += source_kinds
+    counts = np.bincount(combination)
+    present = np.flatnonzero(counts)
+    sources, targets = source_lengths[present % len(source_lengths)], target_lengths[present // len(source_lengths)]
+    buckets = np.maximum(np.ceil(sources / source_step), np.ceil(targets / target_step))
+    by_rank = np.lexsort((sources, targets, buckets))
+    ranks = np.zeros(len(counts), dtype=np.min_scalar_type(len(present)))
+    ranks[present[by_rank]] = np.arange(len(present))
+    _, bucket_of = np.unique(buckets, return_inverse=True)
+    sizes = np.bincount(bucket_of, weights=counts[present]).astype(np.int64)
+    return ranks[combination], sizes
+
+
+def _distinct(lengths: NDArray[np.int32]) -> tuple[Ints, NDArray[np.int32]]:
+    """The different lengths there are, rising, and which of them every sequence has, `[N]`."""
+    is_present = np.bincount(lengths) > 0
+    return np.flatnonzero(is_present), (np.cumsum(is_present, dtype=np.int32) - 1)[lengths]
+
+
+def _cut(sizes: Ints, batch_size: int) -> tuple[Ints, Ints]:
+    """Cut consecutive buckets of `sizes` pairs into batches that end where their bucket does, if not before.
+
+    Returns:
+        Where every batch starts, and where it ends.
+    """
+    bucket_ends = np.cumsum(sizes)
+    batches = -(-sizes // batch_size)
+    first = np.cumsum(batches) - batches
+    inside = np.arange(batches.sum()) - np.repeat(first, batches)
+    starts = np.repeat(bucket_ends - sizes, batches) + inside * batch_size
+    return starts, np.minimum(starts + batch_size, np.repeat(bucket_ends, batches))
+
+
+def _gather(sequences: Sequences, indices: Ints, limit: int, width: int | None) -> tuple[Ints, Ints]:
+    """Collect the first `limit` ids of some sequences as rows.
+
+    Returns:
+        The rows, one column wider than `width` or the longest of them, `PAD` where they have no ids; their lengths.
+    """
+    starts = sequences.offsets[indices]
+    lengths = np.minimum(sequences.offsets[indices + 1] - starts, limit)
+    columns = np.arange((int(lengths.max()) if width is None else width) + 1)
+    filled = columns < lengths[:, None]
+    rows = np.full(filled.shape, PAD, dtype=np.int64)
+    rows[filled] = sequences.values[(starts[:, None] + columns)[filled]]
+    return rows, lengths

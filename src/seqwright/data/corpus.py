@@ -1,0 +1,265 @@
+"""A channel of RecordIO files as a parallel corpus: arrays in a cache, mapped into memory.
+
+The first load decodes the files, and keeps the ids of both sides as plain `.npy` arrays in a folder named after the
+channel's files; later loads only map those. So memory does not grow with the corpus, and every process that trains
+on it shares the same pages.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seqwright.data.recordio import read_records
+from seqwright.data.sequences import Sequences
+from seqwright.data.vocabulary import Vocabulary
+from seqwright.errors import ClientError
+from seqwright.files import explained, new_folder
+
+SIDES = ("source", "target")
+
+_FORMAT = 1
+"""Raised whenever a cache entry of the previous format cannot be read any more."""
+
+
+@dataclass(frozen=True)
+class ParallelCorpus:
+    """N pairs of sequences.
+
+    Attributes:
+        source: the ids of the source side, without BOS and EOS.
+        target: the ids of the target side, the same number of sequences.
+        digest: the same for every corpus with these pairs in this order, and for no other.
+    """
+
+    source: Sequences
+    target: Sequences
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary]:
+    """Read the `vocab` channel.
+
+    Args:
+        folder: the channel, with `vocab.src.json` and `vocab.trg.json`.
+
+    Returns:
+        The vocabularies of the source and the target.
+
+    Raises:
+        ClientError: the folder or a file is missing, or not a vocabulary.
+    """
+    _require_folder(folder)
+    paths = folder / "vocab.src.json", folder / "vocab.trg.json"
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        raise ClientError(f"the vocabulary channel {folder} has no {' and no '.join(missing)}: `prepare` writes both")
+    return Vocabulary.load(paths[0]), Vocabulary.load(paths[1])
+
+
+def load_channel(folder: Path, *, source_vocab_size: int, target_vocab_size: int, cache: Path) -> ParallelCorpus:
+    """Map the pairs of a channel into memory, decoding them first where the cache does not have them.
+
+    Args:
+        folder: the channel; every file in it that is not hidden is RecordIO-Protobuf, taken in the order of names.
+        source_vocab_size: ids of the source must be below.
+        target_vocab_size: ids of the target must be below.
+        cache: a folder for the decoded arrays, made if need be.
+
+    Raises:
+        ClientError: the channel is missing or holds no record; a file is damaged (see `read_records`); a pair has an
+            empty side or an id outside the vocabulary; the cache cannot be written.
+    """
+    files = _list_files(folder)
+    path = cache / _name_entry(folder, files)
+    entry = _open_entry(path)
+    if entry is None:
+        _build_entry(path, files)
+        entry = _open_entry(path)
+    if entry is None:
+        raise ClientError(f"cannot read back what was written to {path}: check the disk that holds it")
+    _check_ids("source", entry.corpus.source, entry.largest[0], source_vocab_size, files, entry.records)
+    _check_ids("target", entry.corpus.target, entry.largest[1], target_vocab_size, files, entry.records)
+    return entry.corpus
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What the cache holds of a channel: the pairs, the records of every file, and the largest id of each side."""
+
+    corpus: ParallelCorpus
+    records: list[int]
+    largest: tuple[int, int]
+
+
+def _require_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise ClientError(f"the channel {folder} {what}: a channel is a folder of data files")
+
+
+def _list_files(folder: Path) -> list[Path]:
+    """The data files of a channel, by name."""
+    _require_folder(folder)
+    with explained(f"cannot read the channel {folder}"):
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    if not files:
+        raise ClientError(f"the channel {folder} is empty: put RecordIO-Protobuf files there")
+    return files
+
+
+def _name_entry(folder: Path, files: list[Path]) -> str:
+    """A name that changes whenever the files of the channel do."""
+    with explained(f"cannot read the channel {folder}"):
+        facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        described = json.dumps([_FORMAT, str(folder.resolve()), facts])
+    return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
+
+
+def _open_entry(path: Path) -> _Entry | None:
+    """Map a cache entry; `None` where there is none, or not a whole one."""
+    try:
+        facts = json.loads((path / "entry.json").read_text())
+        source, target = (_open_side(path, side, sum(facts["records"])) for side in SIDES)
+        corpus = ParallelCorpus(source, target, facts["digest"])
+        return _Entry(corpus, facts["records"], tuple(facts["largest"]))
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _open_side(path: Path, side: str, count: int) -> Sequences:
+    values, offsets = (np.load(path / f"{side}.{name}.npy", mmap_mode="r") for name in ("values", "offsets"))
+    if values.dtype != np.int32 or offsets.dtype != np.int64 or offsets.shape != (count + 1,):
+        raise ValueError(f"{side} is not as it was written")
+    if offsets[0] != 0 or values.shape != (offsets[-1],):
+        raise ValueError(f"{side} is not whole")
+    return Sequences(np.asarray(values), np.asarray(offsets))
+
+
+def _build_entry(path: Path, files: list[Path]) -> None:
+    """Decode the files of a channel into a cache entry."""
+    with explained(f"cannot replace {path}"):
+        if path.exists():
+            shutil.rmtree(path)
+    try:
+        with new_folder(path) as folder:
+            _decode_files(files, folder)
+    except ClientError:
+        if _open_entry(path) is None:
+            raise
+        # Another process has built the same entry meanwhile.
+
+
+def _decode_files(files: list[Path], folder: Path) -> None:
+    """Write the arrays of all files, and last what the entry holds."""
+    records = []
+    with ExitStack() as stack:
+        sides = [_SideWriter(stack, folder, side) for side in SIDES]
+        for file in files:
+            count = 0
+            for chunk in read_records(file, SIDES):
+                for side, sequences in zip(sides, chunk, strict=True):
+                    side.append(sequences, file, count)
+                count += len(chunk[0])
+            records.append(count)
+        largest = [side.finish() for side in sides]
+    if not sum(records):
+        raise ClientError(f"the channel {files[0].parent} holds no record in {len(files)} files: prepare it again")
+    digest = hashlib.blake2b(b"".join(side.digest() for side in sides), digest_size=16).hexdigest()
+    (folder / "entry.json").write_text(json.dumps({"records": records, "digest": digest, "largest": largest}))
+
+
+class _SideWriter:
+    """The two arrays of one side, on their way to disk."""
+
+    def __init__(self, stack: ExitStack, folder: Path, side: str) -> None:
+        self.side = side
+        self.values = _ArrayWriter(stack, folder / f"{side}.values.npy", np.dtype(np.int32))
+        self.offsets = _ArrayWriter(stack, folder / f"{side}.offsets.npy", np.dtype(np.int64))
+        self.offsets.append(np.zeros(1, dtype=np.int64))
+        self.largest = -1
+        self.hashes = hashlib.blake2b(), hashlib.blake2b()
+
+    def append(self, sequences: Sequences, file: Path, before: int) -> None:
+        """Write the sequences of a chunk that has `before` records before it in `file`."""
+        lengths = sequences.lengths
+        empty = np.flatnonzero(lengths == 0)
+        if len(empty):
+            raise ClientError(
+                f"{file}: record {before + int(empty[0]) + 1:,} has no ids on the {self.side} side. Prepare the data "
+                "again, without pairs that have an empty side"
+            )
+        self.offsets.append(sequences.offsets[1:] + self.values.length)
+        self.values.append(sequences.values)
+        self.largest = max(self.largest, int(sequences.values.max()))
+        self.hashes[0].update(sequences.values.tobytes())
+        self.hashes[1].update(lengths.tobytes())
+
+    def finish(self) -> int:
+        """Complete both files; returns the largest id."""
+        self.values.finish()
+        self.offsets.finish()
+        return self.largest
+
+    def digest(self) -> bytes:
+        """The same for the same sequences in the same order."""
+        return b"".join(each.digest() for each in self.hashes)
+
+
+class _ArrayWriter:
+    """A one-dimensional `.npy` file that grows; its header has room for the length, which is written last."""
+
+    def __init__(self, stack: ExitStack, path: Path, dtype: np.dtype[Any]) -> None:
+        self.stream = stack.enter_context(path.open("wb"))
+        self.dtype = dtype
+        self.length = 0
+        self._write_header()
+
+    def append(self, array: NDArray[Any]) -> None:
+        self.stream.write(np.ascontiguousarray(array, dtype=self.dtype).data)
+        self.length += len(array)
+
+    def finish(self) -> None:
+        self.stream.seek(0)
+        self._write_header()
+        self.stream.flush()
+        os.fsync(self.stream.fileno())
+
+    def _write_header(self) -> None:
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self.stream, header)
+
+
+def _check_ids(side: str, sequences: Sequences, largest: int, size: int, files: list[Path], records: list[int]) -> None:
+    """Check that all ids of a side are below the size of its vocabulary."""
+    if largest < size:
+        return
+    position = _find_first(sequences.values, size)
+    pair = int(np.searchsorted(sequences.offsets, position, side="right")) - 1
+    ends = np.cumsum(records)
+    file = int(np.searchsorted(ends, pair, side="right"))
+    number = pair - int(ends[file]) + records[file] + 1
+    raise ClientError(
+        f"{files[file]}: record {number:,} has the {side} id {sequences.values[position]}, but the {side} vocabulary "
+        f"ends at {size - 1}. Take the vocab channel and the data from the same run of `prepare`"
+    )
+
+
+def _find_first(values: NDArray[np.int32], bound: int, step: int = 1 << 20) -> int:
+    """The position of the first value that is not below `bound`; there is one."""
+    starts = range(0, len(values), step)
+    return next(
+        start + int(np.argmax(part >= bound))
+        for start in starts
+        if (part := values[start : start + step]).max() >= bound
+    )

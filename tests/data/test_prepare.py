@@ -1,0 +1,225 @@
+import gzip
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seqwright.data.prepare import PrepareReport, prepare
+from seqwright.data.recordio import read_records
+from seqwright.data.text import BLOCK
+from seqwright.data.vocabulary import Vocabulary
+from seqwright.errors import ClientError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "prepare"
+OPTIONS: dict[str, dict[str, Any]] = {
+    ".": {},
+    "single": {"single_vocab": True, "num_words_source": 300},
+    "min2": {"word_min_count_source": 2, "word_min_count_target": 3, "num_words_target": 200},
+}
+
+
+def write(folder: Path, name: str, text: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+def run(folder: Path, source: str | bytes, target: str | bytes, **options: Any) -> PrepareReport:  # noqa: ANN401
+    return prepare(
+        train_source=write(folder, "text.src", source),
+        train_target=write(folder, "text.trg", target),
+        output=folder / "out",
+        **options,
+    )
+
+
+def pairs(folder: Path, record_file: str = "train/train.rec") -> list[tuple[str, str]]:
+    """The text again, from what was written."""
+    source_words, target_words = (Vocabulary.load(folder / "vocab" / f"vocab.{side}.json") for side in ("src", "trg"))
+    return [
+        (" ".join(source_words.words(source[index])), " ".join(target_words.words(target[index])))
+        for source, target in read_records(folder / record_file, ("source", "target"))
+        for index in range(len(source))
+    ]
+
+
+@pytest.mark.parametrize("golden", OPTIONS)
+def test_writes_what_the_original_writes(golden: str, tmp_path: Path) -> None:
+    report = prepare(
+        train_source=GOLDEN / "train.en",
+        train_target=GOLDEN / "train.de",
+        validation_source=GOLDEN / "val.en",
+        validation_target=GOLDEN / "val.de",
+        output=tmp_path / "out",
+        **OPTIONS[golden],
+    )
+    for name in ("vocab.src.json", "vocab.trg.json"):
+        expected = json.loads((GOLDEN / golden / name).read_text())
+        assert json.loads((tmp_path / "out" / "vocab" / name).read_text()) == expected
+    assert (tmp_path / "out/train/train.rec").read_bytes() == (GOLDEN / golden / "train.rec").read_bytes()
+    if golden == ".":
+        assert (tmp_path / "out/validation/val.rec").read_bytes() == (GOLDEN / "val.rec").read_bytes()
+    assert (report.train.pairs, report.train.dropped) == (499, 2)
+    assert report.validation is not None
+    assert report.validation.pairs == 60
+
+
+def test_given_vocabularies_are_used(tmp_path: Path) -> None:
+    prepare(
+        train_source=GOLDEN / "train.en",
+        train_target=GOLDEN / "train.de",
+        output=tmp_path / "out",
+        vocab_source=GOLDEN / "min2/vocab.src.json",
+        vocab_target=GOLDEN / "min2/vocab.trg.json",
+        single_vocab=True,
+        num_words_source=1,
+    )
+    assert (tmp_path / "out/train/train.rec").read_bytes() == (GOLDEN / "min2/train.rec").read_bytes()
+    for side in ("src", "trg"):
+        name = f"vocab.{side}.json"
+        assert (tmp_path / "out/vocab" / name).read_bytes() == (GOLDEN / "min2" / name).read_bytes()
+
+
+def test_gzip(tmp_path: Path) -> None:
+    for side in ("en", "de"):
+        write(tmp_path, f"train.{side}.gz", gzip.compress((GOLDEN / f"train.{side}").read_bytes()))
+    prepare(train_source=tmp_path / "train.en.gz", train_target=tmp_path / "train.de.gz", output=tmp_path / "out")
+    assert (tmp_path / "out/train/train.rec").read_bytes() == (GOLDEN / "train.rec").read_bytes()
+    assert not (tmp_path / "out/validation").exists()
+
+
+def test_only_a_line_feed_ends_a_line_and_all_white_space_parts_words(tmp_path: Path) -> None:
+    source = "a\x0bb\x0cc\x85d\u2028e\x1df\rg\u3000h\r\n  i\tj  \nk"
+    run(tmp_path, source, "1\n2\n3 \n")
+    assert pairs(tmp_path / "out") == [("a b c d e f g h", "1"), ("i j", "2"), ("k", "3")]
+
+
+def test_report_counts_what_was_dropped_and_is_unknown(tmp_path: Path) -> None:
+    source = "a a b\n\nc\n \t\nd e\n"
+    target = "x\ny\n \n\nx x <unk>\n"
+    report = run(tmp_path, source, target, num_words_source=2, num_words_target=None, word_min_count_target=2)
+    train = report.train
+    assert (train.pairs, train.empty_source, train.empty_target, train.empty_both) == (2, 1, 1, 1)
+    assert train.dropped == 3
+    assert (train.source_tokens, train.source_unknown, train.target_tokens, train.target_unknown) == (5, 2, 4, 1)
+    assert train.source_unknown_rate == pytest.approx(0.4)
+    assert train.target_unknown_rate == pytest.approx(0.25)
+    assert (report.source_vocabulary, report.target_vocabulary) == (6, 5)
+    assert report.validation is None
+
+
+def test_words_of_dropped_lines_count_as_in_the_original(tmp_path: Path) -> None:
+    run(tmp_path, "a\nb b b\n", "x\n\n")
+    assert Vocabulary.load(tmp_path / "out/vocab/vocab.src.json").tokens[4:] == ("b", "a")
+
+
+def test_blocks_do_not_show(tmp_path: Path) -> None:
+    count = 2 * BLOCK + 7
+    seen: list[tuple[int, int]] = []
+    source = "".join(f"w{index} w\n" for index in range(count))
+    target = "".join(f"v{index}\n" if index % 5 else "\n" for index in range(count))
+    run(tmp_path, source, target, progress=lambda done, total: seen.append((done, total)))
+    expected = [(f"w{index} w", f"v{index}") for index in range(count) if index % 5]
+    assert pairs(tmp_path / "out") == expected
+    assert seen[-1][0] == seen[-1][1] == len(source) + len(target)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "options", "message"),
+    [
+        ("a\nb\nc\n", "x\ny\n", {}, "text.src has 3 lines, .*text.trg only 2"),
+        ("a\n", "x\ny", {}, "text.trg has 2 lines, .*text.src only 1"),
+        ("a\n" * 3000, "x\n", {}, "text.src has 3,000 lines, .*text.trg only 1"),
+        ("a\nb\n", b"x\ny \xff\n", {}, "text.trg: line 2 is not UTF-8 text .byte 3 of the line"),
+        (b"a\n" * 2000 + b"\xe4\n", "x\n", {}, "text.src: line 2,001 is not UTF-8 text"),
+        ("", "", {}, "no pair in which both sides have words"),
+        ("\na\n", "x\n\n", {}, "no pair in which both sides have words"),
+        ("a", "x", {"num_words_source": 0}, "start at 1, not 0"),
+        ("a", "x", {"word_min_count_target": -2}, "start at 1, not -2"),
+        ("a", "x", {"validation_source": Path("v")}, "validation text needs both sides"),
+        ("a", "x", {"vocab_target": Path("v")}, "vocabularies are needed for both sides"),
+        ("a", "x", {"vocab_source": Path("no"), "vocab_target": Path("no")}, "cannot read the vocabulary no"),
+        ("a", "x", {"validation_source": Path("no"), "validation_target": Path("no")}, "cannot read the valid"),
+    ],
+)
+def test_bad_input_leaves_nothing_behind(
+    source: str | bytes, target: str | bytes, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ClientError, match=message):
+        run(tmp_path, source, target, **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.src", "text.trg"]
+
+
+def test_bad_validation_text_leaves_nothing_behind(tmp_path: Path) -> None:
+    validation = {"validation_source": write(tmp_path, "v.src", "a\n"), "validation_target": write(tmp_path, "v", "")}
+    with pytest.raises(ClientError, match="the validation text is not parallel"):
+        run(tmp_path, "a\n", "x\n", **validation)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("data", [b"not gzip", gzip.compress(b"word\n" * 1000)[:-20], gzip.compress(b"a\n")[:5]])
+def test_damaged_gzip(data: bytes, tmp_path: Path) -> None:
+    path = write(tmp_path, "text.gz", data)
+    with pytest.raises(ClientError, match=r"text\.gz"):
+        prepare(train_source=path, train_target=path, output=tmp_path / "out")
+    assert [each.name for each in tmp_path.iterdir()] == ["text.gz"]
+
+
+def test_missing_text(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match=r"cannot read the training text: no such file .*nowhere"):
+        prepare(train_source=tmp_path / "nowhere", train_target=tmp_path / "nowhere", output=tmp_path / "out")
+
+
+def test_a_folder_in_place_of_text(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="is a directory"):
+        prepare(train_source=tmp_path, train_target=tmp_path, output=tmp_path / "out")
+
+
+def test_output_with_something_in_it_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    mine = write(tmp_path / "out", "mine", "precious")
+    with pytest.raises(ClientError, match="already exists and is not empty"):
+        run(tmp_path, "a\n", "x\n")
+    assert mine.read_text() == "precious"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_an_empty_output_folder_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    run(tmp_path, "a\n", "x\n")
+    assert pairs(tmp_path / "out") == [("a", "x")]
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """What a full disk does, for this process alone."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [1000, 35_000])
+def test_a_disk_that_fills_up(size: int, tmp_path: Path) -> None:
+    with files_no_larger_than(size), pytest.raises(ClientError, match=r"cannot write .*: file too large"):
+        prepare(
+            train_source=GOLDEN / "train.en",
+            train_target=GOLDEN / "train.de",
+            output=tmp_path / "out",
+            vocab_source=GOLDEN / "min2/vocab.src.json",
+            vocab_target=GOLDEN / "min2/vocab.trg.json",
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_below_a_file(tmp_path: Path) -> None:
+    text = write(tmp_path, "text", "a\n")
+    with pytest.raises(ClientError, match="cannot write"):
+        prepare(train_source=text, train_target=text, output=text / "out")
