@@ -1,0 +1,1 @@
+"""Encoder-decoder models. Nothing here knows of files, vocabularies or HTTP."""
