@@ -1,0 +1,209 @@
+"""The model folder and `model.tar.gz`: what training leaves and everything else starts from.
+
+A model is five files: `config.json`, `model.safetensors`, `vocab.src.json`, `vocab.trg.json` and `metrics.json`.
+"""
+
+import json
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from seqwright.data.vocabulary import Vocabulary
+from seqwright.errors import ClientError
+from seqwright.files import explained, new_folder, writing
+from seqwright.hyperparameters import Hyperparameters
+from seqwright.models.seq2seq import Seq2Seq, build_model
+
+CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
+SOURCE_VOCABULARY, TARGET_VOCABULARY = "vocab.src.json", "vocab.trg.json"
+FILES = (CONFIG, WEIGHTS, SOURCE_VOCABULARY, TARGET_VOCABULARY, METRICS)
+MAX_UNPACKED_BYTES = 32 << 30
+
+
+class LengthRatio(BaseModel):
+    """How long targets are against their sources in the training data, special symbols not counted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mean: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    std: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Config(BaseModel):
+    """What `config.json` says of a model beyond its hyperparameters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = 1
+    source_vocab_size: Annotated[int, Field(ge=4)]
+    target_vocab_size: Annotated[int, Field(ge=4)]
+    source_eos: bool
+    """Whether `</s>` ends every source sequence, as it did in training."""
+    length_ratio: LengthRatio
+    hyperparameters: dict[str, bool | int | float | str | None]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model with all that is needed to use it.
+
+    Attributes:
+        model: the network.
+        settings: the hyperparameters it was built from.
+        source_vocabulary: source tokens and ids.
+        target_vocabulary: target tokens and ids.
+        length_ratio: bounds the length of translations.
+        source_eos: whether `</s>` ends every source sequence.
+    """
+
+    model: Seq2Seq
+    settings: Hyperparameters
+    source_vocabulary: Vocabulary
+    target_vocabulary: Vocabulary
+    length_ratio: LengthRatio
+    source_eos: bool = True
+
+
+def save_model(folder: Path, trained: TrainedModel, metrics: Mapping[str, float | int]) -> None:
+    """Write a model folder; where `folder` already holds this model, replace its weights and metrics.
+
+    A reader never sees a half-written file, and a kill at any moment leaves a whole model: the first save renames a
+    finished folder into place, later ones rename single files.
+
+    Args:
+        folder: where the model goes.
+        trained: what to write.
+        metrics: the validation scores of these weights, for `metrics.json`.
+
+    Raises:
+        ClientError: the folder holds something else, or the disk is full or not writable.
+    """
+    weights = save({name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()})
+    scores = _json(dict(metrics))
+    if (folder / CONFIG).exists():
+        for name, content in ((WEIGHTS, weights), (METRICS, scores)):
+            with writing(folder / name) as stream:
+                stream.write(content)
+        return
+    config = Config(
+        source_vocab_size=len(trained.source_vocabulary),
+        target_vocab_size=len(trained.target_vocabulary),
+        source_eos=trained.source_eos,
+        length_ratio=trained.length_ratio,
+        hyperparameters=trained.settings.to_json_dict(),
+    )
+    with new_folder(folder) as scratch:
+        trained.source_vocabulary.save(scratch / SOURCE_VOCABULARY)
+        trained.target_vocabulary.save(scratch / TARGET_VOCABULARY)
+        for name, content in ((CONFIG, _json(config.model_dump())), (WEIGHTS, weights), (METRICS, scores)):
+            with writing(scratch / name) as stream:
+                stream.write(content)
+
+
+def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
+    """Load a model folder or `model.tar.gz`, checked, in evaluation mode.
+
+    Args:
+        path: the folder or the archive.
+        device: where the parameters go; the CPU if not given.
+
+    Raises:
+        ClientError: a file is missing, damaged, or does not fit the others; the message names it.
+    """
+    if path.is_file():
+        with tempfile.TemporaryDirectory(prefix="seqwright-") as scratch:
+            _unpack(path, Path(scratch))
+            return _load_folder(Path(scratch), f"{path}: ", device)
+    if not path.is_dir():
+        raise ClientError(f"no model at {path}: name a model folder or a model.tar.gz")
+    return _load_folder(path, f"{path}/", device)
+
+
+def _load_folder(folder: Path, origin: str, device: torch.device | None) -> TrainedModel:
+    missing = [name for name in FILES if name != METRICS and not (folder / name).is_file()]
+    if missing:
+        raise ClientError(f"{origin.rstrip('/: ')} is not a complete model: it has no {', '.join(missing)}")
+    config = _read_config(folder / CONFIG, origin + CONFIG)
+    source_vocabulary = Vocabulary.load(folder / SOURCE_VOCABULARY)
+    target_vocabulary = Vocabulary.load(folder / TARGET_VOCABULARY)
+    for name, vocabulary, size in (
+        (SOURCE_VOCABULARY, source_vocabulary, config.source_vocab_size),
+        (TARGET_VOCABULARY, target_vocabulary, config.target_vocab_size),
+    ):
+        if len(vocabulary) != size:
+            raise ClientError(
+                f"{origin}{name} has {len(vocabulary)} tokens, but {CONFIG} says {size}: "
+                "the files are not of one model; copy the whole folder again"
+            )
+    settings = Hyperparameters.parse(config.hyperparameters)
+    with torch.device("meta"):
+        model = build_model(settings, config.source_vocab_size, config.target_vocab_size)
+    _fill(model, folder / WEIGHTS, origin + WEIGHTS, device)
+    return TrainedModel(
+        model.eval(), settings, source_vocabulary, target_vocabulary, config.length_ratio, config.source_eos
+    )
+
+
+def _read_config(path: Path, origin: str) -> Config:
+    with explained(f"cannot read {origin}"):
+        text = path.read_bytes()
+    try:
+        return Config.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ClientError(f"{origin} is damaged or of another format: {place or 'file'}: {first['msg']}") from error
+
+
+def _fill(model: Seq2Seq, path: Path, origin: str, device: torch.device | None) -> None:
+    """Move the tensors of a safetensors file into `model`, by name and shape."""
+    try:
+        tensors = load_file(path, device=str(device or "cpu"))
+    except (SafetensorError, OSError) as error:
+        raise ClientError(f"{origin} is damaged ({error}): copy it again or train again") from error
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    problems = [f"no {name}" for name in wanted.keys() - tensors.keys()]
+    problems += [f"an unknown {name}" for name in tensors.keys() - wanted.keys()]
+    problems += [
+        f"{name} of shape {list(tensor.shape)} instead of {list(wanted[name])}"
+        for name, tensor in tensors.items()
+        if name in wanted and tensor.shape != wanted[name]
+    ]
+    if problems:
+        raise ClientError(f"{origin} does not fit {CONFIG}: it has {'; '.join(sorted(problems)[:5])}")
+    model.load_state_dict(tensors, assign=True)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Copy the model's files, and no others, out of a tar archive.
+
+    Names are matched whole, so that no path in the archive can lead out of `folder`.
+    """
+    remaining = MAX_UNPACKED_BYTES
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = member.name.removeprefix("./")
+                content = tar.extractfile(member) if name in FILES and member.isfile() else None
+                if content is None:
+                    continue
+                remaining -= member.size
+                if remaining < 0:
+                    raise ClientError(f"{archive} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB: not a model")
+                with (folder / name).open("wb") as stream, content:
+                    while chunk := content.read(1 << 20):
+                        stream.write(chunk)
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise ClientError(f"{archive} is not a readable model.tar.gz: {error}") from error
+
+
+def _json(content: Mapping[str, object]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,60 @@
+"""Where and in what arithmetic a model runs."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Literal, cast
+
+import torch
+
+from seqwright.errors import ClientError
+
+Precision = Literal["fp32", "bf16"]
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` names; `auto` takes a GPU where there is one.
+
+    Raises:
+        ClientError: the name is unknown, or there is no GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise ClientError(f"unknown device {name!r}: choose auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ClientError("no CUDA device is available here: use --device cpu or auto")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """The arithmetic that `auto`, `fp32` or `bf16` names; `auto` takes bf16 where the processor computes in it.
+
+    Raises:
+        ClientError: the name is unknown.
+    """
+    if name == "auto":
+        return "bf16" if computes_in_bf16(device) else "fp32"
+    if name not in ("fp32", "bf16"):
+        raise ClientError(f"unknown precision {name!r}: choose auto, fp32 or bf16")
+    return cast(Precision, name)
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether the device has bf16 matrix instructions: AVX-512 BF16 or AMX on a CPU, compute capability 8 on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16"))
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device, precision: Precision) -> Iterator[object]:
+    """A context in which matrix products run in `precision`; parameters stay fp32.
+
+    bf16 works on every processor, without matrix instructions for it slowly: oneDNN, which refuses some of its
+    operations there, is then switched off.
+    """
+    with contextlib.ExitStack() as stack:
+        if precision == "bf16" and device.type == "cpu" and not computes_in_bf16(device):
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+        yield stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"))

@@ -1,0 +1,1 @@
+"""Translation with a trained model: beam search and the translator around it."""

@@ -1,0 +1,167 @@
+"""Tokens or ids in, translations with scores and attention out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from seqwright.artifacts import TrainedModel, load_model
+from seqwright.data.vocabulary import EOS, PAD
+from seqwright.devices import Precision, autocast, choose_device, choose_precision
+from seqwright.inference.beam_search import Hypothesis, beam_search
+
+
+@dataclass(frozen=True)
+class Translation:
+    """The translation of one source sequence.
+
+    Attributes:
+        tokens: target tokens.
+        ids: their ids.
+        score: negative log probability over length, EOS counted in both; lower is better.
+        attention: weights, one row a target token and one column a source token, `[T, S]`; None if not asked for.
+            The model may also look at the end of the source: a row then sums to less than 1.
+        alternatives: the next best translations, where more than one was asked for.
+    """
+
+    tokens: list[str]
+    ids: list[int]
+    score: float
+    attention: NDArray[np.float32] | None = None
+    alternatives: list["Translation"] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        """The tokens joined by spaces."""
+        return " ".join(self.tokens)
+
+
+class Translator:
+    """A model ready to translate.
+
+    Args:
+        trained: the model and what belongs to it.
+        device: where it runs.
+        precision: the arithmetic it runs in.
+    """
+
+    def __init__(self, trained: TrainedModel, device: torch.device, precision: Precision = "fp32") -> None:
+        self.trained = trained
+        self.device = device
+        self.precision: Precision = precision
+        self._model = trained.model.to(device).eval()
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto", precision: str = "auto") -> Self:
+        """Load a model folder or a `model.tar.gz`.
+
+        Args:
+            path: the model.
+            device: `auto`, `cpu` or `cuda`.
+            precision: `auto`, `fp32` or `bf16`.
+
+        Raises:
+            ClientError: the model is missing or damaged, or the device or precision is not to be had.
+        """
+        chosen = choose_device(device)
+        return cls(load_model(Path(path), chosen), chosen, choose_precision(precision, chosen))
+
+    def translate(
+        self,
+        sources: Sequence[str | Sequence[str]],
+        *,
+        beam_size: int | None = None,
+        nbest: int = 1,
+        attention: bool = False,
+        batch_size: int = 64,
+    ) -> list[Translation]:
+        """Translate token sequences; a plain string is split on white space.
+
+        Args:
+            sources: what to translate. Unknown tokens map to `<unk>`; a sequence longer than the model's
+                `max_seq_len_source` is cut to it; an empty one gives an empty translation.
+            beam_size: hypotheses kept in search; the model's `beam_size` if not given.
+            nbest: translations to return for each source, at most the beam.
+            attention: whether to return attention matrices.
+            batch_size: sequences searched together.
+
+        Returns:
+            One translation for each source, in order.
+        """
+        vocabulary = self.trained.source_vocabulary
+        ids = [vocabulary.ids(source.split() if isinstance(source, str) else source) for source in sources]
+        return self.translate_ids(ids, beam_size=beam_size, nbest=nbest, attention=attention, batch_size=batch_size)
+
+    def translate_ids(
+        self,
+        sources: Sequence[Sequence[int]],
+        *,
+        beam_size: int | None = None,
+        nbest: int = 1,
+        attention: bool = False,
+        batch_size: int = 64,
+    ) -> list[Translation]:
+        """Translate sequences of source ids, without BOS or EOS; otherwise as `translate`."""
+        beam_size = beam_size or self.trained.settings.beam_size
+        limit = self.trained.settings.max_seq_len_source
+        cut = [list(source[:limit]) for source in sources]
+        nothing = np.zeros((0, 0), dtype=np.float32) if attention else None
+        results = [Translation([], [], 0.0, nothing) for _ in cut]
+        for chunk in _by_length(cut, batch_size):
+            batch, lengths = self._pad([cut[index] for index in chunk])
+            with autocast(self.device, self.precision):
+                found = beam_search(
+                    self._model,
+                    batch,
+                    lengths,
+                    beam_size=beam_size,
+                    max_lengths=self._max_lengths(lengths),
+                    nbest=min(nbest, beam_size),
+                    attention=attention,
+                )
+            for index, hypotheses in zip(chunk, found, strict=True):
+                results[index] = self._assemble(hypotheses, len(cut[index]))
+        return results
+
+    def _pad(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """The sources as one padded batch `[B, S]` with its lengths `[B]`, EOS where the model expects it."""
+        ended = [[*source, EOS] if self.trained.source_eos else list(source) for source in sources]
+        width = max(len(source) for source in ended)
+        batch = torch.tensor([source + [PAD] * (width - len(source)) for source in ended])
+        lengths = torch.tensor([len(source) for source in ended])
+        return batch.to(self.device), lengths.to(self.device)
+
+    def _max_lengths(self, lengths: Tensor) -> Tensor:
+        """Steps that a search may take, by source length `[B]`: the original's rule.
+
+        Two standard deviations above the mean length ratio, of the source's length rounded up to its bucket.
+        """
+        ratio, width = self.trained.length_ratio, self.trained.settings.bucket_width
+        buckets = torch.ceil(lengths / width) * width
+        steps: Tensor = torch.ceil((ratio.mean + 2 * ratio.std) * buckets).long() + 1
+        return steps
+
+    def _assemble(self, hypotheses: list[Hypothesis], source_length: int) -> Translation:
+        found = [
+            Translation(
+                self.trained.target_vocabulary.words(hypothesis.ids),
+                hypothesis.ids,
+                hypothesis.score,
+                None if hypothesis.attention is None else hypothesis.attention[:, :source_length].float().numpy(),
+            )
+            for hypothesis in hypotheses
+        ]
+        found[0].alternatives.extend(found[1:])
+        return found[0]
+
+
+def _by_length(sources: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Positions of the sources that are not empty, longest first, in batches."""
+    order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: -len(sources[i]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -1,0 +1,92 @@
+"""The translator's doors: tokens, strings and ids."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from seqwright.artifacts import TrainedModel, save_model
+from seqwright.errors import ClientError
+from seqwright.inference.translator import Translator
+
+Maker = Callable[..., TrainedModel]
+SOURCES = ["w5 w9 w11", "w6", "", "w7 unheard-of w8 w9 w10", "   "]
+
+
+@pytest.fixture
+def translator(small_model: Maker) -> Translator:
+    return Translator(small_model(seed=8, weight_init_scale=12.0), torch.device("cpu"))
+
+
+def test_strings_tokens_and_ids_give_the_same(translator: Translator) -> None:
+    vocabulary = translator.trained.source_vocabulary
+    by_string = translator.translate(SOURCES)
+    by_token = translator.translate([source.split() for source in SOURCES])
+    by_id = translator.translate_ids([vocabulary.ids(source.split()) for source in SOURCES])
+    assert [t.tokens for t in by_string] == [t.tokens for t in by_token] == [t.tokens for t in by_id]
+    assert [t.ids for t in by_id] == [translator.trained.target_vocabulary.ids(t.tokens) for t in by_id]
+
+
+def test_order_is_kept_whatever_the_batch_size(translator: Translator) -> None:
+    sources = [f"w{4 + i % 20} " * (1 + i % 7) for i in range(30)]
+    expected = [translator.translate([source])[0] for source in sources]
+    for batch_size in (1, 4, 64):
+        found = translator.translate(sources, batch_size=batch_size)
+        assert [t.tokens for t in found] == [t.tokens for t in expected]
+        assert [t.score for t in found] == pytest.approx([t.score for t in expected], abs=1e-4)
+
+
+def test_an_empty_source_gives_an_empty_translation(translator: Translator) -> None:
+    found = translator.translate(SOURCES, attention=True)
+    assert found[2].tokens == found[4].tokens == []
+    assert translator.translate([]) == []
+
+
+def test_attention_has_a_row_a_target_token_and_a_column_a_source_token(translator: Translator) -> None:
+    for source, translation in zip(SOURCES, translator.translate(SOURCES, attention=True), strict=True):
+        matrix = translation.attention
+        assert matrix is not None
+        assert matrix.shape == (len(translation.tokens), len(source.split()))
+        assert (matrix >= 0).all()
+        assert (matrix.sum(1) <= 1 + 1e-5).all()
+    assert translator.translate(["w5"])[0].attention is None
+
+
+def test_alternatives_are_the_next_best(translator: Translator) -> None:
+    found = translator.translate(["w5 w9"], beam_size=4, nbest=3)[0]
+    scores = [found.score, *(other.score for other in found.alternatives)]
+    assert len(scores) == 3
+    assert scores == sorted(scores)
+    assert len({found.text, *(other.text for other in found.alternatives)}) == 3
+
+
+def test_a_long_source_is_cut_to_the_models_maximum(small_model: Maker) -> None:
+    translator = Translator(small_model(max_seq_len_source=3), torch.device("cpu"))
+    long, short = translator.translate(["w5 w6 w7 w8 w9", "w5 w6 w7"], attention=True)
+    assert long.tokens == short.tokens
+    assert isinstance(long.attention, np.ndarray)
+    assert long.attention.shape[1] == 3
+
+
+def test_bf16_translates_much_like_fp32(small_model: Maker) -> None:
+    trained = small_model(seed=8, rnn_num_hidden=64)
+    fp32 = Translator(trained, torch.device("cpu"), "fp32").translate(["w5 w9 w11"])[0]
+    bf16 = Translator(trained, torch.device("cpu"), "bf16").translate(["w5 w9 w11"])[0]
+    assert bf16.score == pytest.approx(fp32.score, rel=0.05)
+
+
+def test_a_saved_model_translates_the_same(translator: Translator, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", translator.trained, {})
+    loaded = Translator.load(tmp_path / "model", "cpu", "fp32")
+    assert [t.text for t in loaded.translate(SOURCES)] == [t.text for t in translator.translate(SOURCES)]
+
+
+@pytest.mark.parametrize(("device", "precision"), [("tpu", "auto"), ("cpu", "fp8")])
+def test_an_unknown_device_or_precision_is_refused(
+    device: str, precision: str, translator: Translator, tmp_path: Path
+) -> None:
+    save_model(tmp_path / "model", translator.trained, {})
+    with pytest.raises(ClientError, match="choose"):
+        Translator.load(tmp_path / "model", device, precision)

@@ -1,0 +1,151 @@
+"""Saving and loading models, whole and damaged."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqwright.artifacts import FILES, TrainedModel, load_model, save_model
+from seqwright.errors import ClientError
+
+Maker = Callable[..., TrainedModel]
+
+
+def pack(folder: Path, archive: Path, prefix: str = "") -> Path:
+    with tarfile.open(archive, "w:gz") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, prefix + path.name)
+    return archive
+
+
+@pytest.fixture
+def saved(tmp_path: Path, small_model: Maker) -> Path:
+    save_model(tmp_path / "model", small_model(), {"perplexity": 3.5})
+    return tmp_path / "model"
+
+
+def test_a_model_comes_back_as_it_was(saved: Path, small_model: Maker) -> None:
+    original, loaded = small_model(), load_model(saved)
+    for name, tensor in original.model.state_dict().items():
+        assert torch.equal(tensor, loaded.model.state_dict()[name])
+    assert loaded.settings == original.settings
+    assert loaded.source_vocabulary == original.source_vocabulary
+    assert loaded.target_vocabulary == original.target_vocabulary
+    assert loaded.length_ratio == original.length_ratio
+    assert loaded.source_eos
+    assert not loaded.model.training
+    assert sorted(path.name for path in saved.iterdir()) == sorted(FILES)
+    assert json.loads((saved / "metrics.json").read_text()) == {"perplexity": 3.5}
+
+
+@pytest.mark.parametrize("prefix", ["", "./"])
+def test_an_archive_loads_like_its_folder(prefix: str, saved: Path, tmp_path: Path) -> None:
+    loaded = load_model(pack(saved, tmp_path / "model.tar.gz", prefix))
+    assert loaded.settings == load_model(saved).settings
+
+
+def test_saving_again_replaces_weights_and_metrics(saved: Path, small_model: Maker) -> None:
+    save_model(saved, small_model(seed=2), {"perplexity": 2.5})
+    weights = load_model(saved).model.state_dict()["output_layer.weight"]
+    assert torch.equal(weights, small_model(seed=2).model.state_dict()["output_layer.weight"])
+    assert json.loads((saved / "metrics.json").read_text()) == {"perplexity": 2.5}
+    assert sorted(path.name for path in saved.iterdir()) == sorted(FILES)
+
+
+def test_other_peoples_files_are_not_written_over(tmp_path: Path, small_model: Maker) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ClientError, match="already exists and is not empty"):
+        save_model(tmp_path / "model", small_model(), {})
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["thesis.tex"]
+
+
+def test_an_unwritable_place_leaves_nothing(tmp_path: Path, small_model: Maker) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ClientError, match="cannot write"):
+        save_model(tmp_path / "file" / "model", small_model(), {})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "metrics.json"])
+def test_a_missing_file_is_named(name: str, saved: Path) -> None:
+    (saved / name).unlink()
+    with pytest.raises(ClientError, match=f"not a complete model: it has no {name}"):
+        load_model(saved)
+
+
+def test_a_missing_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match=r"no model at .*nowhere"):
+        load_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("keep", [0, 5, 200, -10])
+def test_damaged_weights_are_named(keep: int, saved: Path) -> None:
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ClientError, match=r"model\.safetensors is damaged"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "config.json is damaged"), ("{}", "config.json is damaged or of another format"), ("\xff", "config.json")],
+)
+def test_a_damaged_config_is_named(content: str, message: str, saved: Path) -> None:
+    (saved / "config.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(ClientError, match=message):
+        load_model(saved)
+
+
+def test_a_config_of_a_later_format_is_refused(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, "format_version": 99}))
+    with pytest.raises(ClientError, match="format_version"):
+        load_model(saved)
+
+
+def test_weights_of_another_shape_are_named(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    config["hyperparameters"]["num_embed_source"] = 10
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ClientError, match=r"encoder\.embedding\.table\.weight of shape \[24, 8\] instead of \[24, 10\]"
+    ):
+        load_model(saved)
+
+
+def test_a_vocabulary_of_another_model_is_named(saved: Path, small_model: Maker) -> None:
+    small_model(source_words=9).source_vocabulary.save(saved / "vocab.src.json")
+    with pytest.raises(ClientError, match=r"vocab\.src\.json has 13 tokens, but config\.json says 24"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"\x1f\x8b\x08broken"])
+def test_a_damaged_archive_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.tar.gz"
+    path.write_bytes(content)
+    with pytest.raises(ClientError, match=r"model\.tar\.gz is not a readable model\.tar\.gz|not a complete model"):
+        load_model(path)
+
+
+def test_a_truncated_archive_is_refused(saved: Path, tmp_path: Path) -> None:
+    path = pack(saved, tmp_path / "model.tar.gz")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ClientError, match=r"model\.tar\.gz"):
+        load_model(path)
+
+
+def test_an_archive_cannot_reach_outside(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "evil.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name in ("../config.json", "/tmp/config.json"):  # noqa: S108 - a name that must not be followed
+            info = tarfile.TarInfo(name)
+            info.size = 2
+            tar.addfile(info, io.BytesIO(b"{}"))
+    with pytest.raises(ClientError, match="not a complete model"):
+        load_model(path)
+    assert not (tmp_path / "config.json").exists()
