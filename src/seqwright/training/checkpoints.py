@@ -1,0 +1,188 @@
+"""Training checkpoints: everything that a run needs to go on as if it had never stopped."""
+
+import dataclasses
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from seqwright.artifacts import TrainedModel, save_model
+from seqwright.errors import ClientError
+from seqwright.files import explained, new_folder, writing
+from seqwright.training.trainer import Checkpoint, Monitor, Progress, Trainer
+
+FORMAT_VERSION = 1
+MAY_CHANGE = frozenset(
+    {
+        "max_num_batches",
+        "max_num_epochs",
+        "min_num_epochs",
+        "checkpoint_threshold",
+        "bleu_sample_size",
+        "beam_size",
+    }
+)
+"""Hyperparameters that a resumed run may set anew: they bound or watch training, but do not shape it."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is: a checkpoint of another identity is not continued.
+
+    Attributes:
+        hyperparameters: their values by name, those in `MAY_CHANGE` left out.
+        data: digests of the channels and vocabularies by name.
+        seed: the seed of initialisation, data order and dropout.
+        precision: the arithmetic of the matrix products.
+    """
+
+    hyperparameters: Mapping[str, object]
+    data: Mapping[str, str]
+    seed: int
+    precision: str
+
+    def difference(self, other: Mapping[str, object]) -> list[str]:
+        """What differs from the identity stored as `other`, one phrase each."""
+        mine = dataclasses.asdict(self)
+        found = []
+        for group in ("hyperparameters", "data"):
+            stored = other.get(group)
+            stored = stored if isinstance(stored, dict) else {}
+            for name in sorted({*mine[group], *stored}):
+                if mine[group].get(name) != stored.get(name):
+                    change = "" if group == "data" else f" (was {stored.get(name)}, is {mine[group].get(name)})"
+                    found.append(f"{name}{change}")
+        return found + [
+            f"{n} (was {other.get(n)}, is {mine[n]})" for n in ("seed", "precision") if mine[n] != other.get(n)
+        ]
+
+
+class BestModelWriter(Monitor):
+    """Saves the model whenever the optimized metric improves.
+
+    Args:
+        output: the model folder.
+        trained: the model in training.
+    """
+
+    def __init__(self, output: Path, trained: TrainedModel) -> None:
+        self._output = output
+        self._trained = trained
+
+    def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
+        """Save the model if it is the best so far."""
+        if checkpoint.improved:
+            metrics = {"updates": progress.updates, "epoch": progress.epoch, **checkpoint.validation.named()}
+            save_model(self._output, self._trained, metrics)
+
+
+class CheckpointStore(Monitor):
+    """Writes a checkpoint folder `checkpoint-<updates>` at every checkpoint and keeps the last few.
+
+    Args:
+        folder: where checkpoints go.
+        trainer: the run to save and restore.
+        identity: what the run is.
+        keep: how many checkpoints to keep.
+    """
+
+    def __init__(self, folder: Path, trainer: Trainer, identity: Identity, keep: int = 2) -> None:
+        self.folder = folder
+        self._trainer = trainer
+        self._identity = identity
+        self._keep = keep
+
+    def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
+        """Write the run's state, then remove the oldest checkpoints."""
+        state = {
+            "format_version": FORMAT_VERSION,
+            "identity": dataclasses.asdict(self._identity),
+            "progress": dataclasses.asdict(progress),
+            "schedule": self._trainer.schedule.state(),
+        }
+        tensors = {f"model.{name}": tensor for name, tensor in self._trainer.model.state_dict().items()}
+        tensors |= _optimizer_tensors(self._trainer)
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        target = self.folder / f"checkpoint-{progress.updates:09d}"
+        shutil.rmtree(target, ignore_errors=True)  # one that could not be restored
+        with new_folder(target) as scratch:
+            for name, content in (
+                ("state.json", json.dumps(state, indent=2).encode()),
+                ("state.safetensors", save(tensors)),
+            ):
+                with writing(scratch / name) as stream:
+                    stream.write(content)
+        for old in existing_checkpoints(self.folder)[self._keep :]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def restore(self) -> bool:
+        """Put the run where its newest readable checkpoint left it; False if there is none.
+
+        Raises:
+            ClientError: the checkpoints are of another run; the message names what differs.
+        """
+        for folder in existing_checkpoints(self.folder):
+            try:
+                with explained(f"cannot read {folder}"):
+                    state = json.loads((folder / "state.json").read_bytes())
+                    tensors = load_file(folder / "state.safetensors")
+            except (ClientError, ValueError, SafetensorError) as error:
+                logger.warning("checkpoint %s is damaged (%s): trying the one before", folder, error)
+                continue
+            if differences := self._identity.difference(state["identity"]):
+                raise ClientError(
+                    f"{self.folder} holds checkpoints of another run, which differs in {', '.join(differences)}: "
+                    "restore those settings, or name another --checkpoints folder and --output"
+                )
+            self._restore(state, tensors)
+            return True
+        return False
+
+    def _restore(self, state: Mapping[str, dict[str, float]], tensors: Mapping[str, Tensor]) -> None:
+        trainer = self._trainer
+        trainer.model.load_state_dict(
+            {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        )
+        _restore_optimizer(trainer, tensors)
+        trainer.schedule.restore(state["schedule"])
+        for name, value in state["progress"].items():
+            setattr(trainer.progress, name, value)
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+
+
+def existing_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint folders in `folder`, newest first."""
+    return sorted(folder.glob("checkpoint-*"), reverse=True)
+
+
+def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    state = trainer.optimizer.state_dict()["state"]
+    return {
+        f"optimizer.{number}.{name}": torch.as_tensor(value)
+        for number, values in state.items()
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def _restore_optimizer(trainer: Trainer, tensors: Mapping[str, Tensor]) -> None:
+    whole = trainer.optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, leaf = name.split(".", 2)
+            state.setdefault(int(number), {})[leaf] = tensor
+    trainer.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})

@@ -1,0 +1,25 @@
+"""Optimizers by the hyperparameters' names."""
+
+from collections.abc import Iterable
+
+from torch.nn import Parameter
+from torch.optim import SGD, Adam, Optimizer, RMSprop
+
+from seqwright.hyperparameters import Hyperparameters
+
+
+def build_optimizer(settings: Hyperparameters, parameters: Iterable[Parameter]) -> Optimizer:
+    """The optimizer that `optimizer_type` names, with the original engine's constants.
+
+    Weight decay is added to the gradient, `g + wd · w`, as the original's engine does (coupled, not AdamW).
+
+    Args:
+        settings: `optimizer_type`, `learning_rate`, `momentum` and `weight_decay` are read.
+        parameters: what it updates.
+    """
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer_type == "adam":
+        return Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)
+    if settings.optimizer_type == "sgd":
+        return SGD(parameters, lr=rate, momentum=settings.momentum or 0.0, weight_decay=decay)
+    return RMSprop(parameters, lr=rate, alpha=0.9, eps=1e-8, weight_decay=decay)

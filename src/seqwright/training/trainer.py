@@ -1,0 +1,247 @@
+"""The training loop."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from seqwright.data.batches import Batch, Batches
+from seqwright.devices import Precision, autocast
+from seqwright.hyperparameters import Hyperparameters
+from seqwright.metrics import perplexity
+from seqwright.models.loss import BatchLoss, batch_loss
+from seqwright.models.seq2seq import Seq2Seq
+from seqwright.training.schedules import Schedule
+
+
+@dataclass
+class Progress:
+    """How far training has come: with the states of model, optimizer, schedule and randomness, all a resume needs.
+
+    Attributes:
+        epoch: passes over the corpus completed.
+        batch: batches of the current pass taken.
+        updates: parameter updates made.
+        checkpoints: checkpoints made.
+        checkpoint_updates: updates made at the last checkpoint.
+        stale: checkpoints in a row, up to the last, that did not improve the optimized metric.
+        best: the optimized metric's best value.
+        best_updates: updates made when it was reached.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    updates: int = 0
+    checkpoints: int = 0
+    checkpoint_updates: int = 0
+    stale: int = 0
+    best: float | None = None
+    best_updates: int = 0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Validation scores at a checkpoint: perplexity, accuracy 0 to 1, and BLEU 0 to 100 where it was asked for."""
+
+    perplexity: float
+    accuracy: float
+    bleu: float | None = None
+
+    def named(self) -> dict[str, float]:
+        """The scores there are, by the metrics' names."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Update:
+    """One parameter update.
+
+    Attributes:
+        loss: mean negative log-likelihood a target token of the batch, a scalar tensor.
+        pairs: sentence pairs in the batch.
+        tokens: target tokens in the batch, EOS counted.
+        learning_rate: the rate it was made with.
+    """
+
+    loss: Tensor
+    pairs: int
+    tokens: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known at a checkpoint.
+
+    Attributes:
+        train: the training metric's name and its value over the updates since the last checkpoint.
+        validation: the validation scores.
+        improved: whether the optimized metric is the best so far.
+        learning_rate: the rate of the next update.
+        seconds: how long the validation took.
+    """
+
+    train: tuple[str, float]
+    validation: Scores
+    improved: bool
+    learning_rate: float
+    seconds: float
+
+
+class Monitor:
+    """Something that watches training; the loop knows no more of it."""
+
+    def on_start(self, progress: Progress) -> None:
+        """Training starts or goes on from `progress`."""
+
+    def on_update(self, progress: Progress, update: Update) -> None:
+        """An update was made."""
+
+    def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
+        """The model was validated."""
+
+    def on_end(self, progress: Progress, reason: str) -> None:
+        """Training ended by itself; `reason` says why."""
+
+
+class Trainer:
+    """Trains one model on one device.
+
+    Args:
+        model: the model, on its device.
+        optimizer: updates the model's parameters.
+        schedule: sets the optimizer's learning rate.
+        settings: hyperparameters.
+        validate: scores the model at a checkpoint.
+        precision: arithmetic of the matrix products; parameters stay fp32.
+        progress: where to go on; the beginning if not given.
+    """
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        settings: Hyperparameters,
+        validate: Callable[[], Scores],
+        precision: Precision = "fp32",
+        progress: Progress | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.settings = settings
+        self.progress = progress or Progress()
+        self._validate = validate
+        self._monitors: list[Monitor] = []
+        self._precision = precision
+        self._device = next(model.parameters()).device
+        self._seen = _Seen(settings.training_metric)
+
+    def fit(self, batches: Batches, monitors: Iterable[Monitor] = ()) -> str:
+        """Train until a bound is reached or the metric has stopped improving; returns why it ended.
+
+        Args:
+            batches: the training data.
+            monitors: what watches, told in this order.
+        """
+        self._monitors = list(monitors)
+        progress, frequency = self.progress, self.settings.checkpoint_frequency_num_batches
+        for monitor in self._monitors:
+            monitor.on_start(progress)
+        while (reason := self._reason_to_stop()) is None:
+            for batch in batches.epoch(progress.epoch, start=progress.batch):
+                update = self._update(batch.to(self._device))
+                progress.batch += 1
+                progress.updates += 1
+                for monitor in self._monitors:
+                    monitor.on_update(progress, update)
+                if progress.updates % frequency == 0:
+                    self._checkpoint()
+                if (reason := self._reason_to_stop()) is not None:
+                    break
+            else:
+                progress.epoch, progress.batch = progress.epoch + 1, 0
+        if progress.updates > progress.checkpoint_updates:
+            self._checkpoint()
+        for monitor in self._monitors:
+            monitor.on_end(progress, reason)
+        return reason
+
+    def _update(self, batch: Batch) -> Update:
+        """One step down the gradient of the batch's mean loss a token."""
+        rate = self.schedule.rate(self.progress.updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        with autocast(self._device, self._precision):
+            scored = batch_loss(self.model, batch)
+        loss = scored.total / scored.tokens
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.settings.clip_gradient >= 0:
+            torch.nn.utils.clip_grad_value_(self.model.parameters(), self.settings.clip_gradient)
+        self.optimizer.step()
+        self._seen.add(scored)
+        return Update(loss.detach(), batch.num_pairs, batch.num_tokens, rate)
+
+    def _checkpoint(self) -> None:
+        """Validate, note whether the optimized metric improved, and tell the monitors."""
+        progress, metric = self.progress, self.settings.optimized_metric
+        started = time.monotonic()
+        self.model.eval()
+        scores = self._validate()
+        value = scores.named()[metric]
+        improved = progress.best is None or (value < progress.best if metric == "perplexity" else value > progress.best)
+        if improved:
+            progress.best, progress.best_updates = value, progress.updates
+        progress.stale = 0 if improved else progress.stale + 1
+        progress.checkpoints += 1
+        progress.checkpoint_updates = progress.updates
+        self.schedule.checkpoint(improved)
+        checkpoint = Checkpoint(
+            (self._seen.metric, self._seen.take()),
+            scores,
+            improved,
+            self.schedule.rate(progress.updates),
+            time.monotonic() - started,
+        )
+        for monitor in self._monitors:
+            monitor.on_checkpoint(progress, checkpoint)
+
+    def _reason_to_stop(self) -> str | None:
+        """Why training should end now, or None."""
+        settings, progress = self.settings, self.progress
+        if 0 < settings.max_num_batches <= progress.updates:
+            return f"max_num_batches={settings.max_num_batches} was reached"
+        if settings.max_num_epochs is not None:
+            reached = progress.epoch >= settings.max_num_epochs
+            return f"max_num_epochs={settings.max_num_epochs} was reached" if reached else None
+        if progress.stale >= settings.checkpoint_threshold and progress.epoch >= settings.min_num_epochs:
+            patience = f"checkpoint_threshold={settings.checkpoint_threshold} checkpoints"
+            return f"{settings.optimized_metric} has not improved for {patience}"
+        return None
+
+
+class _Seen:
+    """The training metric over the updates since the last checkpoint, summed on the device."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self._sum: Tensor | float = 0.0
+        self._tokens = 0
+
+    def add(self, scored: BatchLoss) -> None:
+        """Count a batch."""
+        self._sum = self._sum + (scored.correct() if self.metric == "accuracy" else scored.total.detach().double())
+        self._tokens += scored.tokens
+
+    def take(self) -> float:
+        """The metric's value, and a fresh start."""
+        total, tokens = float(self._sum), self._tokens
+        self._sum, self._tokens = 0.0, 0
+        return total / tokens if self.metric == "accuracy" else perplexity(total, tokens)

@@ -1,0 +1,54 @@
+"""Scoring the model at a checkpoint, on the validation channel."""
+
+from collections.abc import Callable
+
+import torch
+
+from seqwright.artifacts import TrainedModel
+from seqwright.data.batches import Batches
+from seqwright.data.corpus import ParallelCorpus
+from seqwright.devices import Precision
+from seqwright.inference.evaluation import reference_scores
+from seqwright.inference.translator import Translator
+from seqwright.metrics import bleu
+from seqwright.training.trainer import Scores
+
+
+def validator(
+    trained: TrainedModel,
+    corpus: ParallelCorpus,
+    batches: Batches,
+    device: torch.device,
+    precision: Precision,
+) -> Callable[[], Scores]:
+    """A function that scores the model as it then stands; with BLEU where the hyperparameters ask for it.
+
+    Args:
+        trained: the model in training.
+        corpus: the validation channel, for BLEU.
+        batches: the same in batches, for perplexity and accuracy.
+        device: where the model is.
+        precision: the arithmetic it is trained in.
+    """
+    settings = trained.settings
+    asked = settings.bleu_sample_size
+    size = -1 if asked == 0 and settings.optimized_metric == "bleu" else asked
+
+    def validate() -> Scores:
+        shown = reference_scores(trained.model, batches, device, precision)
+        score = sample_bleu(trained, corpus, size, device, precision) if size else None
+        return Scores(shown.perplexity, shown.accuracy, score)
+
+    return validate
+
+
+def sample_bleu(
+    trained: TrainedModel, corpus: ParallelCorpus, size: int, device: torch.device, precision: Precision
+) -> float:
+    """BLEU of beam-search translations of the first `size` pairs of `corpus`; of all of them if -1."""
+    count = len(corpus) if size == -1 else min(size, len(corpus))
+    translator = Translator(trained, device, precision)
+    found = translator.translate_ids([corpus.source[i].tolist() for i in range(count)])
+    words, limit = trained.target_vocabulary.words, trained.settings.max_seq_len_target
+    references = [words(corpus.target[i][:limit].tolist()) for i in range(count)]
+    return bleu([translation.tokens for translation in found], references).value

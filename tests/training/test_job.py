@@ -1,0 +1,174 @@
+"""Whole training runs: what they leave, how they repeat, how they resume, what they refuse."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from seqwright.artifacts import load_model
+from seqwright.errors import ClientError
+from seqwright.inference.translator import Translator
+from seqwright.training.job import Channels, train
+from tests.toy import SETTINGS, prepared
+
+
+@pytest.fixture
+def channels(tmp_path: Path) -> Channels:
+    return Channels.under(prepared(tmp_path))
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_a_run_leaves_a_model_checkpoints_and_event_files(channels: Channels, tmp_path: Path) -> None:
+    progress = train(channels, tmp_path / "model", {**SETTINGS, "max_num_batches": 10}, precision="fp32")
+    assert (progress.updates, progress.checkpoints) == (10, 3)
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert metrics["perplexity"] == progress.best
+    assert metrics["updates"] == progress.best_updates
+    left = sorted(path.name for path in (tmp_path / "model.checkpoints").iterdir())
+    assert left == ["checkpoint-000000008", "checkpoint-000000010", "corpus", "tensorboard"]
+    assert list((tmp_path / "model.checkpoints" / "tensorboard").glob("events*"))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def test_the_model_of_the_best_checkpoint_is_kept(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 24, "learning_rate": 0.3, "clip_gradient": -1, "optimizer_type": "sgd"}
+    progress = train(channels, tmp_path / "model", settings, precision="fp32")
+    metrics = json.loads((tmp_path / "model" / "metrics.json").read_text())
+    assert metrics["perplexity"] == progress.best
+    assert metrics["updates"] == progress.best_updates
+
+
+def test_the_same_seed_gives_the_same_model_bit_for_bit(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 8, "rnn_decoder_hidden_dropout": 0.3, "embed_dropout_source": 0.2}
+    for name, seed in (("first", 7), ("second", 7), ("other", 8)):
+        train(channels, tmp_path / name, settings, precision="fp32", seed=seed)
+    assert_same_weights(tmp_path / "first", tmp_path / "second")
+    name = "output_layer.weight"
+    assert not torch.equal(weights(tmp_path / "first")[name], weights(tmp_path / "other")[name])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd", "rmsprop"])
+def test_a_resumed_run_equals_one_that_never_stopped(optimizer: str, channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "rnn_decoder_hidden_dropout": 0.3, "optimizer_type": optimizer, "checkpoint_threshold": 9}
+    train(channels, tmp_path / "straight", {**settings, "max_num_batches": 20}, precision="fp32")
+    for bound in (8, 16, 20):
+        progress = train(channels, tmp_path / "stopped", {**settings, "max_num_batches": bound}, precision="fp32")
+        assert progress.updates == bound
+    assert_same_weights(tmp_path / "straight", tmp_path / "stopped")
+    last = "checkpoint-000000020/state.safetensors"
+    first, second = (load_file(tmp_path / f"{name}.checkpoints" / last) for name in ("straight", "stopped"))
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    channels: Channels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {**SETTINGS, "max_num_batches": 8}
+    train(channels, tmp_path / "straight", {**settings, "max_num_batches": 12}, precision="fp32")
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    (tmp_path / "model.checkpoints" / "checkpoint-000000008" / "state.safetensors").write_bytes(b"broken")
+    with caplog.at_level(logging.WARNING):
+        train(channels, tmp_path / "model", {**settings, "max_num_batches": 12}, precision="fp32")
+    assert "checkpoint-000000008 is damaged" in caplog.text
+    assert_same_weights(tmp_path / "straight", tmp_path / "model")
+
+
+def test_another_runs_checkpoints_are_refused_by_what_differs(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 4}
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    with pytest.raises(ClientError, match=r"differs in learning_rate \(was 0.01, is 0.5\), seed \(was 1, is 2\)"):
+        train(channels, tmp_path / "model", {**settings, "learning_rate": 0.5}, precision="fp32", seed=2)
+    (channels.train / "more.rec").write_bytes((channels.validation / "val.rec").read_bytes())
+    with pytest.raises(ClientError, match="differs in train channel"):
+        train(channels, tmp_path / "model", settings, precision="fp32")
+
+
+def test_quality_metric_lines_follow_the_contract(
+    channels: Channels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        settings = {**SETTINGS, "max_num_batches": 4, "bleu_sample_size": 3}
+        train(channels, tmp_path / "model", settings, precision="fp32", host="algo-1")
+    lines = [line for line in caplog.messages if line.startswith("#quality_metric")]
+    pattern = r"#quality_metric: host=algo-1, epoch=0, batch=4, (train|validation) (\w+) <score>=([\d.e+-]+)"
+    found = [re.fullmatch(pattern, line) for line in lines]
+    assert [match and match.group(1, 2) for match in found] == [
+        ("train", "perplexity"),
+        ("validation", "perplexity"),
+        ("validation", "accuracy"),
+        ("validation", "bleu"),
+    ]
+
+
+def test_bleu_is_computed_when_it_is_optimized(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 4, "optimized_metric": "bleu"}
+    progress = train(channels, tmp_path / "model", settings, precision="fp32")
+    assert progress.best is not None
+    assert json.loads((tmp_path / "model" / "metrics.json").read_text())["bleu"] == progress.best
+
+
+def test_bf16_trains_with_fp32_master_weights(channels: Channels, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        train(channels, tmp_path / precision, {**SETTINGS, "max_num_batches": 8}, precision=precision)
+    a, b = weights(tmp_path / "fp32"), weights(tmp_path / "bf16")
+    assert {tensor.dtype for tensor in b.values()} == {torch.float32}
+    scores = [json.loads((tmp_path / p / "metrics.json").read_text())["perplexity"] for p in ("fp32", "bf16")]
+    assert scores[1] == pytest.approx(scores[0], rel=0.05)
+    assert any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_model_learns_to_reverse(tmp_path: Path) -> None:
+    channels = Channels.under(prepared(tmp_path, pairs=3000))
+    settings = {
+        **SETTINGS, "rnn_num_hidden": 48, "num_embed_source": 24, "num_embed_target": 24, "batch_size": 32,
+        "max_num_epochs": 8, "checkpoint_frequency_num_batches": 200, "max_seq_len_source": 10,
+    }  # fmt: skip
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    translator = Translator.load(tmp_path / "model", "cpu", "fp32")
+    sources = [line.split() for line in (tmp_path / "val.src").read_text().splitlines()]
+    found = translator.translate(sources)
+    right = sum(t.tokens == s[::-1] for t, s in zip(found, sources, strict=True))
+    assert right >= 0.95 * len(sources)
+
+
+def test_an_output_folder_with_something_else_in_it_is_refused(channels: Channels, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ClientError, match="already exists and is not empty"):
+        train(channels, tmp_path / "model", SETTINGS)
+    assert not (tmp_path / "model.checkpoints").exists()
+
+
+def test_a_model_removed_under_its_checkpoints_is_missed(channels: Channels, tmp_path: Path) -> None:
+    train(channels, tmp_path / "model", {**SETTINGS, "max_num_batches": 4})
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(ClientError, match="has no model: put the model folder back"):
+        train(channels, tmp_path / "model", {**SETTINGS, "max_num_batches": 8})
+
+
+@pytest.mark.parametrize("name", ["train", "validation", "vocab"])
+def test_a_missing_channel_is_named(name: str, channels: Channels, tmp_path: Path) -> None:
+    folder: Path = getattr(channels, name)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(ClientError, match=re.escape(str(folder))):
+        train(channels, tmp_path / "model", SETTINGS)
+    assert not (tmp_path / "model").exists()
+
+
+def test_training_text_is_bounded_in_translation_by_its_length_ratio(channels: Channels, tmp_path: Path) -> None:
+    train(channels, tmp_path / "model", {**SETTINGS, "max_num_batches": 4}, precision="fp32")
+    ratio = load_model(tmp_path / "model").length_ratio
+    assert (ratio.mean, ratio.std) == (1.0, 0.0)

@@ -1,0 +1,150 @@
+"""When training checkpoints and ends."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from seqwright.artifacts import TrainedModel
+from seqwright.data.batches import Batches
+from seqwright.data.corpus import ParallelCorpus
+from seqwright.data.sequences import Sequences
+from seqwright.hyperparameters import Hyperparameters
+from seqwright.training.optimizers import build_optimizer
+from seqwright.training.schedules import build_schedule
+from seqwright.training.trainer import Checkpoint, Monitor, Progress, Scores, Trainer, Update
+
+Maker = Callable[..., TrainedModel]
+
+
+class Recorder(Monitor):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.updates: list[Update] = []
+        self.checkpoints: list[tuple[int, Checkpoint]] = []
+        self.reason = ""
+
+    def on_update(self, progress: Progress, update: Update) -> None:
+        self.updates.append(update)
+
+    def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
+        self.checkpoints.append((progress.updates, checkpoint))
+
+    def on_end(self, progress: Progress, reason: str) -> None:
+        self.reason = reason
+
+
+def fit(make: Maker, perplexities: Sequence[float], **settings: object) -> tuple[Recorder, Trainer]:
+    """Train on 20 pairs, 5 batches an epoch; validation reports the given perplexities in turn, then the last."""
+    options = {"batch_size": 4, "checkpoint_frequency_num_batches": 2, **settings}
+    trained = make(**options)
+    generator = torch.Generator().manual_seed(1)
+    pairs = [torch.randint(4, 19, (5,), generator=generator).tolist() for _ in range(20)]
+    corpus = ParallelCorpus(Sequences.of(pairs), Sequences.of(pairs), digest="")
+    batches = Batches(
+        corpus,
+        batch_size=4,
+        max_source_length=100,
+        max_target_length=100,
+        bucket_width=10,
+        bucketing=True,
+        seed=1,
+    )
+    left = list(perplexities)
+    trainer = Trainer(
+        trained.model,
+        build_optimizer(trained.settings, trained.model.parameters()),
+        build_schedule(trained.settings),
+        trained.settings,
+        lambda: Scores(left.pop(0) if len(left) > 1 else left[0], 0.5, 10.0),
+    )
+    recorder = Recorder()
+    assert trainer.fit(batches, [recorder]) == recorder.reason
+    return recorder, trainer
+
+
+@pytest.mark.parametrize(
+    ("settings", "perplexities", "updates"),
+    [
+        ({"max_num_batches": 7}, [9.0], 7),
+        ({"max_num_epochs": 3}, [9.0], 15),
+        ({"max_num_epochs": 3, "max_num_batches": 7}, [9.0], 7),
+        ({"max_num_epochs": 2, "max_num_batches": 30}, [9.0], 10),
+        ({"checkpoint_threshold": 2}, [9.0, 8.0, 8.0, 8.5], 8),
+        ({"checkpoint_threshold": 2}, [9.0, 8.0, 8.0, 7.0, 7.0, 7.0], 12),
+        ({"checkpoint_threshold": 1, "min_num_epochs": 2}, [9.0], 10),
+        ({"checkpoint_threshold": 1, "max_num_batches": 3}, [9.0], 3),
+        ({"checkpoint_threshold": 1, "max_num_epochs": 2}, [9.0], 10),
+        ({"checkpoint_threshold": 1, "min_num_epochs": 2, "max_num_batches": 5}, [9.0], 5),
+    ],
+)
+def test_training_ends_where_its_bounds_say(
+    settings: dict[str, object], perplexities: list[float], updates: int, small_model: Maker
+) -> None:
+    recorder, trainer = fit(small_model, perplexities, **settings)
+    assert len(recorder.updates) == trainer.progress.updates == updates
+    assert recorder.checkpoints[-1][0] == updates
+
+
+def test_checkpoints_come_at_their_frequency_and_at_the_end(small_model: Maker) -> None:
+    recorder, _ = fit(small_model, [9.0], max_num_batches=7)
+    assert [updates for updates, _ in recorder.checkpoints] == [2, 4, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("metric", "improved"), [("perplexity", [True, False, True]), ("accuracy", [True, False, False])]
+)
+def test_the_optimized_metric_decides_what_improves(metric: str, improved: list[bool], small_model: Maker) -> None:
+    recorder, trainer = fit(small_model, [9.0, 9.5, 8.0], max_num_batches=6, optimized_metric=metric)
+    assert [checkpoint.improved for _, checkpoint in recorder.checkpoints] == improved
+    assert trainer.progress.best_updates == (6 if metric == "perplexity" else 2)
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "accuracy"])
+def test_the_training_metric_covers_the_updates_since_the_last_checkpoint(metric: str, small_model: Maker) -> None:
+    recorder, _ = fit(small_model, [9.0], max_num_batches=4, training_metric=metric, rnn_decoder_hidden_dropout=0.0)
+    name, value = recorder.checkpoints[-1][1].train
+    assert name == metric
+    if metric == "perplexity":
+        last = recorder.updates[2:]
+        mean = sum(u.loss.item() * u.tokens for u in last) / sum(u.tokens for u in last)
+        assert value == pytest.approx(math.exp(mean), rel=1e-5)
+    else:
+        assert 0 <= value <= 1
+
+
+def test_the_loss_falls(small_model: Maker) -> None:
+    recorder, _ = fit(small_model, [9.0], max_num_epochs=40, learning_rate=0.01, plateau_reduce_lr_threshold=1000)
+    assert recorder.updates[-1].loss < 0.5 * recorder.updates[0].loss
+
+
+def test_gradients_are_clipped_by_value_unless_negative(small_model: Maker) -> None:
+    moved = {}
+    for clip in (1e-6, -1.0):
+        _, trainer = fit(
+            small_model, [9.0], max_num_batches=1, optimizer_type="sgd", learning_rate=1.0, clip_gradient=clip
+        )
+        moved[clip] = max(
+            float((new - old).abs().max())
+            for new, old in zip(
+                trainer.model.state_dict().values(), small_model().model.state_dict().values(), strict=True
+            )
+        )
+    assert moved[1e-6] <= 1.1e-6
+    assert moved[-1.0] > 1e-3
+
+
+@pytest.mark.parametrize(("settings", "kind"), [
+    ({"optimizer_type": "adam"}, torch.optim.Adam),
+    ({"optimizer_type": "sgd", "momentum": 0.9}, torch.optim.SGD),
+    ({"optimizer_type": "rmsprop"}, torch.optim.RMSprop),
+])  # fmt: skip
+def test_the_optimizer_is_the_one_named(settings: dict[str, object], kind: type) -> None:
+    chosen = Hyperparameters.parse({**settings, "learning_rate": 0.01, "weight_decay": 0.1})
+    optimizer = build_optimizer(chosen, [torch.nn.Parameter(torch.ones(2))])
+    group = optimizer.param_groups[0]
+    assert isinstance(optimizer, kind)
+    assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
+    assert group.get("momentum", 0) == settings.get("momentum", 0)
