@@ -1,0 +1,74 @@
+"""The command line: one file a command, no logic of its own.
+
+Results go to standard output; progress and logs to standard error. Exit status 0 for success, 1 when seqwright is at
+fault, 2 when the user can mend it, 130 when interrupted.
+"""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from seqwright.cli.demo import demo_command
+from seqwright.cli.evaluate import evaluate_command
+from seqwright.cli.prepare import prepare_command
+from seqwright.cli.train import train_command
+from seqwright.cli.translate import translate_command
+from seqwright.errors import SeqwrightError
+
+app = typer.Typer(name="seqwright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("prepare")(prepare_command)
+app.command("train")(train_command)
+app.command("translate")(translate_command)
+app.command("evaluate")(evaluate_command)
+app.command("demo")(demo_command)
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+) -> None:
+    """Train sequence-to-sequence models and translate with them."""
+    _State.debug = debug
+    set_up_logging()
+
+
+class _State:
+    debug = False
+
+
+def set_up_logging() -> None:
+    """Send log lines to standard error: above the progress bar on a terminal, plain elsewhere."""
+    console = Console(stderr=True)
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, show_level=False, markup=False)
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(asctime)s %(levelname)s] %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def main() -> None:
+    """Run the command line; errors become one message and an exit status."""
+    try:
+        app()
+    except SeqwrightError as error:
+        if _State.debug:
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception as error:
+        if _State.debug:
+            raise
+        print(f"AlgorithmError: {type(error).__name__}: {error}", file=sys.stderr)
+        print("This is a fault of seqwright: run again with --debug and report what it prints.", file=sys.stderr)
+        sys.exit(1)

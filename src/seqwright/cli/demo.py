@@ -1,0 +1,16 @@
+"""`seqwright demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+def demo_command(
+    output: Annotated[Path, typer.Option(help="Folder for the demo's text, data, model and picture.")] = Path("demo"),
+) -> None:
+    """Train a model that pronounces English words, and show what it can do: about ten minutes on two cores."""
+    from seqwright.demo import run_demo
+
+    run_demo(output, Console(), Console(stderr=True))

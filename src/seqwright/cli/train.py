@@ -1,0 +1,72 @@
+"""`seqwright train`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from seqwright.cli.options import DeviceOption, PrecisionOption
+from seqwright.errors import ClientError
+from seqwright.files import explained
+from seqwright.hyperparameters import parse_assignments
+
+
+def train_command(
+    data: Annotated[Path, typer.Option(help="Folder with the channels train, validation and vocab.")],
+    output: Annotated[Path, typer.Option(help="Model folder to write.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("-H", metavar="NAME=VALUE", help="A hyperparameter; may be given many times."),
+    ] = None,
+    hyperparameters: Annotated[
+        Path | None, typer.Option(help="JSON object of hyperparameters; -H goes before it.")
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(help="Folder for training state and TensorBoard files; OUTPUT.checkpoints if not given."),
+    ] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of initialisation, data order and dropout.")] = 1,
+) -> None:
+    """Train a model; interrupted training goes on where it stopped when the same command is given again."""
+    values = {
+        **(_read_object(hyperparameters) if hyperparameters else {}),
+        **parse_assignments(assignments or []),
+    }
+    from seqwright.training.job import Channels, train
+
+    progress = train(
+        Channels.under(data),
+        output,
+        values,
+        checkpoints=checkpoints,
+        device=device,
+        precision=precision,
+        seed=seed,
+        console=Console(stderr=True),
+    )
+    print(
+        json.dumps(
+            {
+                "model": str(output),
+                "updates": progress.updates,
+                "epoch": progress.epoch,
+                "best": progress.best,
+            }
+        )
+    )
+
+
+def _read_object(path: Path) -> dict[str, object]:
+    with explained(f"cannot read {path}"):
+        content = path.read_bytes()
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise ClientError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ClientError(f"{path} must hold one JSON object of hyperparameter names and values")
+    return values

@@ -1,0 +1,49 @@
+"""`seqwright translate`."""
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption
+
+
+class Format(enum.StrEnum):
+    """What a line of output holds."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def translate_command(
+    model: ModelOption,
+    input: Annotated[  # noqa: A002 - the option is called --input
+        Path | None, typer.Option(help="Text file, one sequence a line; standard input if not given.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write; standard output if not given.")] = None,
+    beam_size: Annotated[
+        int | None, typer.Option(min=1, help="Hypotheses kept; the model's beam_size if not given.")
+    ] = None,
+    nbest: Annotated[int, typer.Option(min=1, help="Translations a line, best first.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sequences searched together.")] = 64,
+    format: Annotated[Format, typer.Option(help="Plain text, or JSON with scores and attention.")] = Format.TEXT,  # noqa: A002
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Translate text, one sequence of white-space separated tokens a line."""
+    from seqwright.inference.bulk import translate_file
+    from seqwright.inference.translator import Translator
+
+    translator = Translator.load(model, device, precision)
+    translate_file(
+        translator,
+        source=input,
+        target=output,
+        as_json=format is Format.JSON,
+        beam_size=beam_size,
+        nbest=nbest,
+        batch_size=batch_size,
+        console=Console(stderr=True),
+    )

