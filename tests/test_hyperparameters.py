@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from seqwright import hyperparameters
 from seqwright.errors import ClientError
 from seqwright.hyperparameters import Hyperparameters, documentation_page, parse_assignments
 
@@ -235,15 +234,6 @@ def test_refused_values_are_not_blamed_twice() -> None:
     assert refusal(min_num_epochs=3, max_num_epochs=0).count("\n") == 0
 
 
-@pytest.mark.parametrize("name", sorted(hyperparameters.NOT_YET))
-def test_what_is_not_built_is_refused_rather_than_ignored(name: str) -> None:
-    default = SCHEMA[name]["default"]
-    assert Hyperparameters.parse({name: default}) == Hyperparameters()
-    others = [choice for choice in CHOICES.get(name, [1]) if choice != default]
-    for value in others:
-        assert f"{name}: {value!r} is not supported yet" in refusal(**{name: value}).replace("1.0", "1")
-
-
 def test_it_is_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Hyperparameters().batch_size = 3  # type: ignore[misc]
@@ -255,10 +245,8 @@ def test_attention_is_as_wide_as_the_recurrent_layers_unless_told() -> None:
 
 
 def valid_values(name: str) -> st.SearchStrategy[Any]:
-    """Values that the JSON schema of a hyperparameter allows and that are built."""
+    """Values that the JSON schema of a hyperparameter allows."""
     schema = SCHEMA[name]
-    if name in hyperparameters.NOT_YET:
-        return st.just(schema["default"])
     if "const" in schema or "enum" in schema:
         return st.sampled_from(CHOICES.get(name, [schema.get("const")]))
     if "anyOf" in schema:

@@ -6,7 +6,7 @@ space and the page written by `python -m seqwright.hyperparameters > docs/hyperp
 
 import difflib
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, TypeVar, cast, get_args
@@ -18,17 +18,6 @@ from pydantic.fields import FieldInfo
 from pydantic.functional_validators import field_validator, model_validator
 
 from seqwright.errors import ClientError
-
-NOT_YET: Set[str] = {
-    "encoder_type",
-    "decoder_type",
-    "cnn_activation_type",
-    "cnn_hidden_dropout",
-    "cnn_kernel_width_decoder",
-    "cnn_kernel_width_encoder",
-    "cnn_num_hidden",
-}
-"""Hyperparameters of which only the default works so far; any other value is refused rather than ignored."""
 
 _T = TypeVar("_T")
 
@@ -200,6 +189,9 @@ class Hyperparameters(BaseModel):
     beam_size: _Count = _field(5, "inference")
     """Hypotheses that the search keeps, in BLEU evaluations and in service."""
 
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = _field(0.0, "extensions", _continuous(0, 0.3))
+    """Share of the training target spread evenly over the vocabulary (Szegedy et al., 2016); not in validation."""
+
     @field_validator("*", mode="before")
     @classmethod
     def _read_text(cls, value: object, info: ValidationInfo) -> object:
@@ -226,10 +218,6 @@ class Hyperparameters(BaseModel):
 
     def _conflicts(self) -> Iterator[tuple[tuple[str, ...], str]]:
         """Yield what valid values get wrong together: the hyperparameters concerned, and what to do."""
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if name in NOT_YET and value != field.default:
-                yield (name,), f"{name}: {value!r} is not supported yet; leave it at {_shown(field.default)}"
         if self.momentum is not None and self.optimizer_type != "sgd":
             problem = f"momentum: {self.optimizer_type} takes none; remove momentum or set optimizer_type=sgd"
             yield ("momentum", "optimizer_type"), problem

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqwright.hyperparameters import Hyperparameters
+from seqwright.models.cnn import ConvolutionalDecoder, ConvolutionalEncoder
 from seqwright.models.initializers import initialize
 from seqwright.models.protocols import Decoder, Encoded, Encoder
 from seqwright.models.rnn import RecurrentEncoder
@@ -71,10 +72,45 @@ def _recurrent_decoder(settings: Hyperparameters, vocab_size: int, encoder_size:
     )
 
 
-ENCODERS: dict[str, Callable[[Hyperparameters, int], Encoder]] = {"rnn": _recurrent_encoder}
+def _convolutional_encoder(settings: Hyperparameters, vocab_size: int) -> Encoder:
+    return ConvolutionalEncoder(
+        vocab_size=vocab_size,
+        num_embed=settings.num_embed_source,
+        num_hidden=settings.cnn_num_hidden,
+        num_layers=settings.num_layers_encoder,
+        kernel_width=settings.cnn_kernel_width_encoder,
+        activation=settings.cnn_activation_type,
+        max_positions=settings.max_seq_len_source + 1,
+        embed_dropout=settings.embed_dropout_source,
+        hidden_dropout=settings.cnn_hidden_dropout,
+    )
+
+
+def _convolutional_decoder(settings: Hyperparameters, vocab_size: int, encoder_size: int) -> Decoder:
+    return ConvolutionalDecoder(
+        vocab_size=vocab_size,
+        num_embed=settings.num_embed_target,
+        num_hidden=settings.cnn_num_hidden,
+        num_layers=settings.num_layers_decoder,
+        kernel_width=settings.cnn_kernel_width_decoder,
+        activation=settings.cnn_activation_type,
+        max_positions=settings.max_seq_len_target + 1,
+        encoder_size=encoder_size,
+        embed_dropout=settings.embed_dropout_target,
+        hidden_dropout=settings.cnn_hidden_dropout,
+    )
+
+
+ENCODERS: dict[str, Callable[[Hyperparameters, int], Encoder]] = {
+    "rnn": _recurrent_encoder,
+    "cnn": _convolutional_encoder,
+}
 """Builders by `encoder_type`, called with the hyperparameters and the source vocabulary size."""
 
-DECODERS: dict[str, Callable[[Hyperparameters, int, int], Decoder]] = {"rnn": _recurrent_decoder}
+DECODERS: dict[str, Callable[[Hyperparameters, int, int], Decoder]] = {
+    "rnn": _recurrent_decoder,
+    "cnn": _convolutional_decoder,
+}
 """Builders by `decoder_type`, called with the hyperparameters, the target vocabulary size and the encoder's width."""
 
 

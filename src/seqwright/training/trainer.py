@@ -61,7 +61,7 @@ class Update:
     """One parameter update.
 
     Attributes:
-        loss: mean negative log-likelihood a target token of the batch, a scalar tensor.
+        loss: the objective's mean a target token of the batch, a scalar tensor.
         pairs: sentence pairs in the batch.
         tokens: target tokens in the batch, EOS counted.
         learning_rate: the rate it was made with.
@@ -179,8 +179,8 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         with autocast(self._device, self._precision):
-            scored = batch_loss(self.model, batch)
-        loss = scored.total / scored.tokens
+            scored = batch_loss(self.model, batch, self.settings.label_smoothing)
+        loss = scored.objective / scored.tokens
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if self.settings.clip_gradient >= 0:
@@ -237,7 +237,7 @@ class _Seen:
 
     def add(self, scored: BatchLoss) -> None:
         """Count a batch."""
-        self._sum = self._sum + (scored.correct() if self.metric == "accuracy" else scored.total.detach().double())
+        self._sum = self._sum + (scored.correct() if self.metric == "accuracy" else scored.total.double())
         self._tokens += scored.tokens
 
     def take(self) -> float:

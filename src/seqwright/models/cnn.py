@@ -1,0 +1,236 @@
+"""The convolutional encoder and decoder, after Gehring et al. 2017, as the original's engine has them.
+
+Against the paper: contexts come from the encoder's states alone, without the source embeddings; residual connections
+and the encoder's gradients are not scaled; attention is taken in the hidden width, unscaled.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seqwright.models.embeddings import TokenEmbedding
+from seqwright.models.protocols import Encoded, padding_bias, padding_mask
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "glu": lambda x: F.glu(x, dim=1),
+    "relu": torch.relu,
+    "softrelu": F.softplus,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+}
+"""By `cnn_activation_type`, over the channels `[B, C, ...]`; `glu` gates one half of them with the other."""
+
+
+class PositionEmbedding(nn.Module):
+    """One learned vector a position, added to token embeddings; positions past the last known share its vector.
+
+    Args:
+        positions: rows of the table.
+        size: width of a vector, E.
+    """
+
+    def __init__(self, positions: int, size: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(positions, size)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Vectors `[..., E]` of `positions` `[...]`, counted from 0."""
+        vectors: Tensor = self.table(positions.clamp(max=self.table.num_embeddings - 1))
+        return vectors
+
+
+class ConvolutionBlock(nn.Module):
+    """A convolution over positions and its activation, H channels in and out.
+
+    Args:
+        num_hidden: channels, H.
+        kernel_width: positions that an output sees, W.
+        activation: one of `ACTIVATIONS`.
+    """
+
+    def __init__(self, num_hidden: int, kernel_width: int, activation: str) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(num_hidden, num_hidden * (2 if activation == "glu" else 1), kernel_width)
+        self.activation = activation
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs `[B, H, L]` of `inputs` `[B, H, L + W - 1]`, which the caller has padded."""
+        convolved: Tensor = self.convolution(inputs)
+        return ACTIVATIONS[self.activation](convolved)
+
+    def step(self, window: Tensor) -> Tensor:
+        """The output `[N, H]` of exactly one `window` `[N, H, W]`."""
+        weight = self.convolution.weight.flatten(1)
+        return ACTIVATIONS[self.activation](F.linear(window.flatten(1), weight, self.convolution.bias))
+
+
+class ConvolutionalEncoder(nn.Module):
+    """Position-aware embeddings under a stack of residual convolutions, each position seeing both sides.
+
+    Args:
+        vocab_size: source vocabulary size, V.
+        num_embed: embedding width, E.
+        num_hidden: width of the states, H.
+        num_layers: convolutions.
+        kernel_width: positions that a convolution sees; odd.
+        activation: one of `ACTIVATIONS`.
+        max_positions: source positions with a vector of their own.
+        embed_dropout: dropout on the token embeddings.
+        hidden_dropout: dropout on the input of every convolution.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        num_embed: int,
+        num_hidden: int,
+        num_layers: int,
+        kernel_width: int,
+        activation: str,
+        max_positions: int,
+        embed_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.output_size = num_hidden
+        self.margin = kernel_width // 2
+        self.embedding = TokenEmbedding(vocab_size, num_embed, embed_dropout)
+        self.positions = PositionEmbedding(max_positions, num_embed)
+        self.input = nn.Linear(num_embed, num_hidden, bias=False)
+        self.blocks = nn.ModuleList(ConvolutionBlock(num_hidden, kernel_width, activation) for _ in range(num_layers))
+        self.hidden_dropout = nn.Dropout(hidden_dropout)
+
+    def forward(self, source: Tensor, lengths: Tensor) -> Encoded:
+        """Encode `source` ids `[B, S]` of the given `lengths` `[B]`; states are `[B, S, H]`.
+
+        Padding is zeroed before every convolution, so that it never reaches a real position.
+        """
+        positions = self.positions(torch.arange(source.shape[1], device=source.device))
+        hidden = self.input(self.embedding(source) + positions).transpose(1, 2)
+        padding = padding_mask(lengths, source.shape[1]).unsqueeze(1)
+        for block in self.blocks:
+            inputs = self.hidden_dropout(hidden).masked_fill(padding, 0)
+            hidden = hidden + block(F.pad(inputs, (self.margin, self.margin)))
+        return Encoded.of(hidden.transpose(1, 2).contiguous(), lengths)
+
+
+@dataclass(frozen=True)
+class SourceMemory:
+    """The source side of the decoder's attention.
+
+    Attributes:
+        states: the encoder's states in the decoder's width, keys and values both, `[B, S, H]`.
+        bias: zero at real positions, hugely negative at padding, `[B, S]`.
+    """
+
+    states: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class ConvolutionalState:
+    """The decoder between two steps.
+
+    Attributes:
+        memory: the source side of attention, `[B, ...]`.
+        windows: for every convolution its last W - 1 inputs, zero before the first, each `[N, H, W - 1]`.
+        position: the next token's position, `[N]`.
+    """
+
+    memory: SourceMemory
+    windows: tuple[Tensor, ...]
+    position: Tensor
+
+
+class ConvolutionalDecoder(nn.Module):
+    """Residual convolutions over the tokens so far, each followed by dot-product attention over the source.
+
+    Layer by layer, `h' = h + c + attention(c)` with `c` the convolution's output.
+
+    Args:
+        vocab_size: target vocabulary size, V.
+        num_embed: embedding width, E.
+        num_hidden: width of the layers and of the output, H.
+        num_layers: convolutions.
+        kernel_width: positions that a convolution sees, the current one and those before it.
+        activation: one of `ACTIVATIONS`.
+        max_positions: target positions with a vector of their own.
+        encoder_size: width of the encoder's states; where it is not H, a projection without bias joins them.
+        embed_dropout: dropout on the token embeddings.
+        hidden_dropout: dropout on the input of every convolution.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        num_embed: int,
+        num_hidden: int,
+        num_layers: int,
+        kernel_width: int,
+        activation: str,
+        max_positions: int,
+        encoder_size: int,
+        embed_dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.output_size = num_hidden
+        self.history = kernel_width - 1
+        self.embedding = TokenEmbedding(vocab_size, num_embed, embed_dropout)
+        self.positions = PositionEmbedding(max_positions, num_embed)
+        self.input = nn.Linear(num_embed, num_hidden, bias=False)
+        blocks = nn.ModuleList(ConvolutionBlock(num_hidden, kernel_width, activation) for _ in range(num_layers))
+        self.blocks = cast(Sequence[ConvolutionBlock], blocks)
+        self.bridge = (
+            nn.Linear(encoder_size, num_hidden, bias=False) if encoder_size != num_hidden else nn.Identity()
+        )
+        self.hidden_dropout = nn.Dropout(hidden_dropout)
+
+    def forward(self, encoded: Encoded, target_in: Tensor) -> Tensor:
+        """Hidden vectors `[B, T, H]` for the tokens that follow each of `target_in` `[B, T]`."""
+        memory = self._remember(encoded)
+        positions = self.positions(torch.arange(target_in.shape[1], device=target_in.device))
+        hidden: Tensor = self.input(self.embedding(target_in) + positions).transpose(1, 2)
+        for block in self.blocks:
+            convolved = block(F.pad(self.hidden_dropout(hidden), (self.history, 0)))
+            context, _ = attend(convolved.transpose(1, 2), memory)
+            hidden = hidden + convolved + context.transpose(1, 2)
+        return hidden.transpose(1, 2)
+
+    def start(self, encoded: Encoded) -> ConvolutionalState:
+        """The state before the first token, one hypothesis a sentence."""
+        empty = encoded.states.new_zeros(len(encoded.lengths), self.output_size, self.history)
+        position = torch.zeros_like(encoded.lengths)
+        return ConvolutionalState(self._remember(encoded), (empty,) * len(self.blocks), position)
+
+    def step(self, token: Tensor, state: ConvolutionalState) -> tuple[Tensor, Tensor, ConvolutionalState]:
+        """Feed `token` `[N]`: hidden vectors `[N, H]`, attention `[N, S]` averaged over layers, and the next state."""
+        hidden: Tensor = self.input(self.embedding(token) + self.positions(state.position))
+        windows, attended = [], []
+        sentences = len(state.memory.states)
+        for block, past in zip(self.blocks, state.windows, strict=True):
+            window = torch.cat([past.to(hidden.dtype), self.hidden_dropout(hidden).unsqueeze(2)], dim=2)
+            windows.append(window[:, :, 1:])
+            convolved = block.step(window)
+            context, weights = attend(convolved.view(sentences, -1, self.output_size), state.memory)
+            attended.append(weights.flatten(0, 1))
+            hidden = hidden + convolved + context.flatten(0, 1)
+        mean = torch.stack(attended).mean(0)
+        return hidden, mean, ConvolutionalState(state.memory, tuple(windows), state.position + 1)
+
+    def _remember(self, encoded: Encoded) -> SourceMemory:
+        states = self.bridge(encoded.states)
+        return SourceMemory(states, padding_bias(encoded.lengths, states.shape[1], states.dtype))
+
+
+def attend(queries: Tensor, memory: SourceMemory) -> tuple[Tensor, Tensor]:
+    """Dot-product attention of `queries` `[B, Q, H]`: contexts `[B, Q, H]` and weights `[B, Q, S]`."""
+    scores = torch.bmm(queries, memory.states.transpose(1, 2)) + memory.bias.unsqueeze(1)
+    weights = torch.softmax(scores, dim=2)
+    return torch.bmm(weights, memory.states.to(weights.dtype)), weights
