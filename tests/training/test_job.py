@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from seqwright.artifacts import load_model
 from seqwright.errors import ClientError
-from seqwright.inference.translator import Translator
 from seqwright.training.job import Channels, train
 from tests.toy import SETTINGS, prepared
 
@@ -128,20 +127,6 @@ def test_bf16_trains_with_fp32_master_weights(channels: Channels, tmp_path: Path
     scores = [json.loads((tmp_path / p / "metrics.json").read_text())["perplexity"] for p in ("fp32", "bf16")]
     assert scores[1] == pytest.approx(scores[0], rel=0.05)
     assert any(not torch.equal(a[name], b[name]) for name in a)
-
-
-def test_the_model_learns_to_reverse(tmp_path: Path) -> None:
-    channels = Channels.under(prepared(tmp_path, pairs=3000))
-    settings = {
-        **SETTINGS, "rnn_num_hidden": 48, "num_embed_source": 24, "num_embed_target": 24, "batch_size": 32,
-        "max_num_epochs": 8, "checkpoint_frequency_num_batches": 200, "max_seq_len_source": 10,
-    }  # fmt: skip
-    train(channels, tmp_path / "model", settings, precision="fp32")
-    translator = Translator.load(tmp_path / "model", "cpu", "fp32")
-    sources = [line.split() for line in (tmp_path / "val.src").read_text().splitlines()]
-    found = translator.translate(sources)
-    right = sum(t.tokens == s[::-1] for t, s in zip(found, sources, strict=True))
-    assert right >= 0.95 * len(sources)
 
 
 def test_an_output_folder_with_something_else_in_it_is_refused(channels: Channels, tmp_path: Path) -> None:
