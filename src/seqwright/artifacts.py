@@ -4,9 +4,11 @@ A model is five files: `config.json`, `model.safetensors`, `vocab.src.json`, `vo
 """
 
 import json
+import shutil
 import tarfile
 import tempfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -103,9 +105,20 @@ def save_model(folder: Path, trained: TrainedModel, metrics: Mapping[str, float 
     with new_folder(folder) as scratch:
         trained.source_vocabulary.save(scratch / SOURCE_VOCABULARY)
         trained.target_vocabulary.save(scratch / TARGET_VOCABULARY)
-        for name, content in ((CONFIG, _json(config.model_dump())), (WEIGHTS, weights), (METRICS, scores)):
+        for name, content in ((WEIGHTS, weights), (METRICS, scores), (CONFIG, _json(config.model_dump()))):
             with writing(scratch / name) as stream:
                 stream.write(content)
+
+
+def copy_model(source: Path, folder: Path) -> None:
+    """Copy a model folder, whole or not at all.
+
+    Raises:
+        ClientError: `folder` holds something, or cannot be written.
+    """
+    with new_folder(folder) as scratch:
+        for name in FILES:
+            shutil.copy(source / name, scratch / name)
 
 
 def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
@@ -120,7 +133,7 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
     """
     if path.is_file():
         with tempfile.TemporaryDirectory(prefix="seqwright-") as scratch:
-            _unpack(path, Path(scratch))
+            unpack(path, Path(scratch), lambda name: name if name in FILES else None)
             return _load_folder(Path(scratch), f"{path}: ", device)
     if not path.is_dir():
         raise ClientError(f"no model at {path}: name a model folder or a model.tar.gz")
@@ -182,26 +195,47 @@ def _fill(model: Seq2Seq, path: Path, origin: str, device: torch.device | None) 
     model.load_state_dict(tensors, assign=True)
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Copy the model's files, and no others, out of a tar archive.
+def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> None:
+    """Copy chosen files, and no others, out of a tar archive.
 
-    Names are matched whole, so that no path in the archive can lead out of `folder`.
+    No path of the archive is followed: a file takes the plain name that `wanted` gives it, and a link is kept only
+    where it stands for another chosen file of the archive.
+
+    Args:
+        archive: the archive, compressed or not.
+        folder: where the files go.
+        wanted: the name that the file at a path of the archive takes in `folder`; None leaves it out.
+
+    Raises:
+        ClientError: the archive is damaged or unpacks to more than `MAX_UNPACKED_BYTES`, or two of its files take the
+            same name.
     """
     remaining = MAX_UNPACKED_BYTES
+    paths: dict[str, str] = {}
+    links: dict[str, str] = {}
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
-                name = member.name.removeprefix("./")
-                content = tar.extractfile(member) if name in FILES and member.isfile() else None
+                name = wanted(member.name.removeprefix("./"))
+                if name is None:
+                    continue
+                if (member.issym() or member.islnk()) and (target := wanted(member.linkname.removeprefix("./"))):
+                    links[name] = target
+                content = tar.extractfile(member) if member.isfile() else None
                 if content is None:
                     continue
+                if paths.setdefault(name, member.name) != member.name:
+                    raise ClientError(f"{archive} holds two files for {name}: {paths[name]} and {member.name}")
                 remaining -= member.size
                 if remaining < 0:
                     raise ClientError(f"{archive} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB: not a model")
                 with (folder / name).open("wb") as stream, content:
                     while chunk := content.read(1 << 20):
                         stream.write(chunk)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        for name in links.keys() - paths.keys():
+            if links[name] in paths:
+                (folder / name).symlink_to(links[name])
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise ClientError(f"{archive} is not a readable model.tar.gz: {error}") from error
 
 

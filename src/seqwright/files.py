@@ -40,17 +40,22 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends without an error, and vanishes otherwise.
 
+    An empty folder that cannot be renamed over, a container's mount point for one, is filled in place and emptied
+    again after an error.
+
     Raises:
         ClientError: `path` exists and is not an empty folder, the disk is full, or the parent cannot be written.
     """
     require_absent(path)
     with explained(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        in_place = path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
+        scratch = path if in_place else Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
         try:
             yield scratch
-            os.chmod(scratch, 0o777 & ~_umask())
-            os.replace(scratch, path)
+            if not in_place:
+                os.chmod(scratch, 0o777 & ~_umask())
+                os.replace(scratch, path)
         except BaseException:
             shutil.rmtree(scratch, ignore_errors=True)
             raise

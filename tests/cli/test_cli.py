@@ -177,3 +177,18 @@ def test_help_lists_the_commands(run: Run) -> None:
     assert result.status == 0
     for command in ("prepare", "train", "translate", "evaluate", "demo"):
         assert command in result.out
+
+
+def test_training_starts_from_a_model_and_vectors(run: Run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "vectors.vec").write_text("2 8\na 1 2 3 4 5 6 7 8 \nb 8 7 6 5 4 3 2 1 \n")
+    start = ["--model", model, "--vectors-source", tmp_path / "vectors.vec", "--freeze-vectors-source"]
+    data = ["--data", model.parent / "data", "--precision", "fp32"]
+    result = run("train", *data, *start, "-H", "max_num_batches=2", "--output", tmp_path / "tuned")
+    assert result.status == 0, result.err
+    assert json.loads(result.out)["updates"] == 2
+    assert "source vectors: 2 of 8 words of the vocabulary found (25.0 %)" in result.err
+    assert "the source embedding is frozen" in result.err
+    refused = run("train", *data, "--freeze-vectors-target", "--output", tmp_path / "other")
+    assert (refused.status, refused.out) == (2, "")
+    assert "give --vectors-target or --model" in refused.err
+    assert not (tmp_path / "other").exists()

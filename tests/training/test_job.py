@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_run_leaves_a_model_checkpoints_and_event_files(channels: Channels, tm
     assert metrics["perplexity"] == progress.best
     assert metrics["updates"] == progress.best_updates
     left = sorted(path.name for path in (tmp_path / "model.checkpoints").iterdir())
-    assert left == ["checkpoint-000000008", "checkpoint-000000010", "corpus", "tensorboard"]
+    assert left == ["best", "checkpoint-000000008", "checkpoint-000000010", "corpus", "tensorboard"]
     assert list((tmp_path / "model.checkpoints" / "tensorboard").glob("events*"))
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
@@ -137,11 +138,26 @@ def test_an_output_folder_with_something_else_in_it_is_refused(channels: Channel
     assert not (tmp_path / "model.checkpoints").exists()
 
 
-def test_a_model_removed_under_its_checkpoints_is_missed(channels: Channels, tmp_path: Path) -> None:
+def test_a_model_lost_between_runs_comes_back_from_the_checkpoints(channels: Channels, tmp_path: Path) -> None:
     train(channels, tmp_path / "model", {**SETTINGS, "max_num_batches": 4})
     (tmp_path / "model").rename(tmp_path / "elsewhere")
-    with pytest.raises(ClientError, match="has no model: put the model folder back"):
-        train(channels, tmp_path / "model", {**SETTINGS, "max_num_batches": 8})
+    train(channels, tmp_path / "model", {**SETTINGS, "max_num_batches": 4})
+    assert_same_weights(tmp_path / "model", tmp_path / "elsewhere")
+
+
+def test_an_interrupted_run_leaves_a_model_and_goes_on_as_if_it_had_not_stopped(
+    channels: Channels, tmp_path: Path
+) -> None:
+    settings = {**SETTINGS, "rnn_decoder_hidden_dropout": 0.3, "max_num_batches": 12}
+    train(channels, tmp_path / "straight", settings, precision="fp32")
+    for stop_at in (2, 7):
+        answers = [False] * (stop_at if stop_at == 2 else 5) + [True]
+        stop = partial(answers.pop, 0)
+        progress = train(channels, tmp_path / "model", settings, precision="fp32", stop_requested=stop)
+        assert progress.updates == stop_at
+        assert load_model(tmp_path / "model")
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    assert_same_weights(tmp_path / "straight", tmp_path / "model")
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "vocab"])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ class Recorder(Monitor):
         self.updates: list[Update] = []
         self.checkpoints: list[tuple[int, Checkpoint]] = []
         self.reason = ""
+        self.interrupted_at: int | None = None
 
     def on_update(self, progress: Progress, update: Update) -> None:
         self.updates.append(update)
@@ -32,11 +34,16 @@ class Recorder(Monitor):
     def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
         self.checkpoints.append((progress.updates, checkpoint))
 
+    def on_interrupt(self, progress: Progress) -> None:
+        self.interrupted_at = progress.updates
+
     def on_end(self, progress: Progress, reason: str) -> None:
         self.reason = reason
 
 
-def fit(make: Maker, perplexities: Sequence[float], **settings: object) -> tuple[Recorder, Trainer]:
+def fit(
+    make: Maker, perplexities: Sequence[float], *, stop: Callable[[], bool] | None = None, **settings: Any
+) -> tuple[Recorder, Trainer]:
     """Train on 20 pairs, 5 batches an epoch; validation reports the given perplexities in turn, then the last."""
     options = {"batch_size": 4, "checkpoint_frequency_num_batches": 2, **settings}
     trained = make(**options)
@@ -61,7 +68,7 @@ def fit(make: Maker, perplexities: Sequence[float], **settings: object) -> tuple
         lambda: Scores(left.pop(0) if len(left) > 1 else left[0], 0.5, 10.0),
     )
     recorder = Recorder()
-    assert trainer.fit(batches, [recorder]) == recorder.reason
+    assert trainer.fit(batches, [recorder], stop or (lambda: False)) == recorder.reason
     return recorder, trainer
 
 
@@ -81,11 +88,19 @@ def fit(make: Maker, perplexities: Sequence[float], **settings: object) -> tuple
     ],
 )
 def test_training_ends_where_its_bounds_say(
-    settings: dict[str, object], perplexities: list[float], updates: int, small_model: Maker
+    settings: dict[str, Any], perplexities: list[float], updates: int, small_model: Maker
 ) -> None:
     recorder, trainer = fit(small_model, perplexities, **settings)
     assert len(recorder.updates) == trainer.progress.updates == updates
     assert recorder.checkpoints[-1][0] == updates
+
+
+def test_a_requested_stop_finishes_the_update_and_does_not_validate(small_model: Maker) -> None:
+    answers = iter([False] * 3 + [True])
+    recorder, trainer = fit(small_model, [9.0], stop=lambda: next(answers), max_num_batches=7)
+    assert trainer.progress.updates == recorder.interrupted_at == 3
+    assert [updates for updates, _ in recorder.checkpoints] == [2]
+    assert recorder.reason == "a stop was requested"
 
 
 def test_checkpoints_come_at_their_frequency_and_at_the_end(small_model: Maker) -> None:

@@ -23,6 +23,23 @@ def train_command(
     hyperparameters: Annotated[
         Path | None, typer.Option(help="JSON object of hyperparameters; -H goes before it.")
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Model folder or model.tar.gz to start from: its hyperparameters and parameters."),
+    ] = None,
+    vectors_source: Annotated[
+        Path | None,
+        typer.Option(help="Word vectors that the source embedding starts from: word2vec, GloVe or fastText as text."),
+    ] = None,
+    vectors_target: Annotated[
+        Path | None, typer.Option(help="Word vectors that the target embedding starts from.")
+    ] = None,
+    freeze_vectors_source: Annotated[
+        bool, typer.Option("--freeze-vectors-source", help="Leave the whole source embedding as it starts.")
+    ] = False,
+    freeze_vectors_target: Annotated[
+        bool, typer.Option("--freeze-vectors-target", help="Leave the whole target embedding as it starts.")
+    ] = False,
     checkpoints: Annotated[
         Path | None,
         typer.Option(help="Folder for training state and TensorBoard files; OUTPUT.checkpoints if not given."),
@@ -37,11 +54,13 @@ def train_command(
         **parse_assignments(assignments or []),
     }
     from seqwright.training.job import Channels, train
+    from seqwright.training.warm_start import Start
 
     progress = train(
         Channels.under(data),
         output,
         values,
+        start=Start(model, vectors_source, vectors_target, freeze_vectors_source, freeze_vectors_target),
         checkpoints=checkpoints,
         device=device,
         precision=precision,

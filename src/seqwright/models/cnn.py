@@ -187,9 +187,7 @@ class ConvolutionalDecoder(nn.Module):
         self.input = nn.Linear(num_embed, num_hidden, bias=False)
         blocks = nn.ModuleList(ConvolutionBlock(num_hidden, kernel_width, activation) for _ in range(num_layers))
         self.blocks = cast(Sequence[ConvolutionBlock], blocks)
-        self.bridge = (
-            nn.Linear(encoder_size, num_hidden, bias=False) if encoder_size != num_hidden else nn.Identity()
-        )
+        self.bridge = nn.Linear(encoder_size, num_hidden, bias=False) if encoder_size != num_hidden else nn.Identity()
         self.hidden_dropout = nn.Dropout(hidden_dropout)
 
     def forward(self, encoded: Encoded, target_in: Tensor) -> Tensor:

@@ -13,9 +13,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from seqwright.artifacts import TrainedModel, save_model
+from seqwright.artifacts import CONFIG, TrainedModel, copy_model, save_model
 from seqwright.errors import ClientError
 from seqwright.files import explained, new_folder, writing
+from seqwright.hyperparameters import Hyperparameters
 from seqwright.training.trainer import Checkpoint, Monitor, Progress, Trainer
 
 FORMAT_VERSION = 1
@@ -51,38 +52,59 @@ class Identity:
     precision: str
 
     def difference(self, other: Mapping[str, object]) -> list[str]:
-        """What differs from the identity stored as `other`, one phrase each."""
-        mine = dataclasses.asdict(self)
-        found = []
-        for group in ("hyperparameters", "data"):
-            stored = other.get(group)
-            stored = stored if isinstance(stored, dict) else {}
-            for name in sorted({*mine[group], *stored}):
-                if mine[group].get(name) != stored.get(name):
-                    change = "" if group == "data" else f" (was {stored.get(name)}, is {mine[group].get(name)})"
-                    found.append(f"{name}{change}")
-        return found + [
-            f"{n} (was {other.get(n)}, is {mine[n]})" for n in ("seed", "precision") if mine[n] != other.get(n)
-        ]
+        """What differs from the identity stored as `other`, one phrase each.
+
+        A hyperparameter that `other` does not name is younger than it, and had no effect then: its default.
+        """
+        defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
+        mine, theirs = _flat(self.hyperparameters), {**defaults, **_flat(other.get("hyperparameters"))}
+        changed = [(name, theirs.get(name), value) for name, value in sorted(mine.items())]
+        changed += [(name, other.get(name), getattr(self, name)) for name in ("seed", "precision")]
+        found = [f"{name} (was {was}, is {now})" for name, was, now in changed if was != now]
+        data = _flat(other.get("data"))
+        return found + [name for name in sorted({*self.data, *data}) if self.data.get(name) != data.get(name)]
+
+
+def _flat(stored: object) -> Mapping[str, object]:
+    return stored if isinstance(stored, Mapping) else {}
+
+
+BEST = "best"
+"""The folder beside the checkpoints that holds a copy of the best model, in case the output is lost between runs."""
 
 
 class BestModelWriter(Monitor):
-    """Saves the model whenever the optimized metric improves.
+    """Saves the model whenever the optimized metric improves, beside the checkpoints and as the run's output.
 
     Args:
+        checkpoints: the folder of the checkpoints.
         output: the model folder.
         trained: the model in training.
     """
 
-    def __init__(self, output: Path, trained: TrainedModel) -> None:
-        self._output = output
+    def __init__(self, checkpoints: Path, output: Path, trained: TrainedModel) -> None:
+        self._folders = (checkpoints / BEST, output)
         self._trained = trained
 
     def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
         """Save the model if it is the best so far."""
         if checkpoint.improved:
-            metrics = {"updates": progress.updates, "epoch": progress.epoch, **checkpoint.validation.named()}
-            save_model(self._output, self._trained, metrics)
+            self._save(progress, checkpoint.validation.named())
+
+    def on_interrupt(self, progress: Progress) -> None:
+        """Leave a usable model even before the first checkpoint."""
+        if progress.best is None:
+            self._save(progress, {})
+
+    def _save(self, progress: Progress, scores: Mapping[str, float]) -> None:
+        for folder in self._folders:
+            save_model(folder, self._trained, {"updates": progress.updates, "epoch": progress.epoch, **scores})
+
+
+def restore_best(checkpoints: Path, output: Path) -> None:
+    """Put the best model back where `output` has none: a container keeps its checkpoints, but not its model."""
+    if (checkpoints / BEST / CONFIG).exists() and not (output / CONFIG).exists():
+        copy_model(checkpoints / BEST, output)
 
 
 class CheckpointStore(Monitor):
@@ -102,7 +124,15 @@ class CheckpointStore(Monitor):
         self._keep = keep
 
     def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
-        """Write the run's state, then remove the oldest checkpoints."""
+        """Write the run's state."""
+        self._write(progress)
+
+    def on_interrupt(self, progress: Progress) -> None:
+        """Write the run's state."""
+        self._write(progress)
+
+    def _write(self, progress: Progress) -> None:
+        """Write a checkpoint, then remove the oldest."""
         state = {
             "format_version": FORMAT_VERSION,
             "identity": dataclasses.asdict(self._identity),

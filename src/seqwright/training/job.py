@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from seqwright.artifacts import CONFIG, LengthRatio, TrainedModel
+from seqwright.artifacts import LengthRatio, TrainedModel
 from seqwright.data.batches import Batches
 from seqwright.data.corpus import ParallelCorpus, load_channel, load_vocabularies
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.devices import choose_device, choose_precision
-from seqwright.errors import ClientError
 from seqwright.files import explained, require_absent
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import build_model, initialize_model
@@ -25,12 +24,14 @@ from seqwright.training.checkpoints import (
     CheckpointStore,
     Identity,
     existing_checkpoints,
+    restore_best,
 )
 from seqwright.training.monitors import LogLines, PlainProgress, ProgressBar, TensorBoard
 from seqwright.training.optimizers import build_optimizer
 from seqwright.training.schedules import build_schedule
 from seqwright.training.trainer import Monitor, Progress, Trainer
 from seqwright.training.validation import validator
+from seqwright.training.warm_start import Origin, Start, begin, freeze, open_start, settle
 
 logger = logging.getLogger(__name__)
 
@@ -54,35 +55,41 @@ def train(
     output: Path,
     hyperparameters: Hyperparameters | Mapping[str, object],
     *,
+    start: Start | None = None,
     checkpoints: Path | None = None,
+    cache: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
     seed: int = 1,
     host: str = "localhost",
     console: Console | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> Progress:
     """Train a model and leave the best one in `output`; where `checkpoints` holds this run's, go on from there.
 
     Args:
         channels: the data.
         output: the model folder to write.
-        hyperparameters: their values, or a mapping to parse.
+        hyperparameters: their values, or a mapping to parse; what is not given is as in the start model, if any.
+        start: a model or word vectors to start from, and embeddings to leave as they start.
         checkpoints: where training state and TensorBoard files go; `<output>.checkpoints` if not given.
+        cache: where decoded channels are kept for the next run; in `checkpoints` if not given.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `fp32` or `bf16`.
         seed: of initialisation, data order and dropout; the same seed gives the same model on the same machine.
         host: the name that log lines carry.
         console: a terminal for the progress bar; plain log lines without one.
+        stop_requested: asked after every update; once it says yes, the run saves its state and returns.
 
     Returns:
         How far training came, the best score included.
 
     Raises:
-        ClientError: the data, a hyperparameter, the device or a folder is at fault.
+        ClientError: the data, a hyperparameter, the start, the device or a folder is at fault.
     """
-    settings = (
-        hyperparameters if isinstance(hyperparameters, Hyperparameters) else Hyperparameters.parse(hyperparameters)
-    )
+    start = start or Start()
+    origin = open_start(start)
+    settings = settle(origin, hyperparameters)
     checkpoints = checkpoints or output.with_name(output.name + ".checkpoints")
     if not existing_checkpoints(checkpoints):
         require_absent(output)
@@ -91,17 +98,18 @@ def train(
     chosen = choose_device(device)
     arithmetic = choose_precision(precision, chosen)
 
-    data = _read(channels, settings, seed, checkpoints / "corpus")
+    data = _read(channels, settings, seed, origin.source_eos, cache or checkpoints / "corpus")
     torch.manual_seed(seed)
     model = build_model(settings, len(data.source_vocabulary), len(data.target_vocabulary))
     initialize_model(model, settings, seed)
+    freeze(model, start)
     trained = TrainedModel(
         model.to(chosen),
         settings,
         data.source_vocabulary,
         data.target_vocabulary,
         length_ratio(data.train),
-        source_eos=True,
+        origin.source_eos,
     )
     logger.info(
         "%d training pairs, %d validation pairs, vocabularies of %d and %d, %.2f million parameters, %s on %s",
@@ -111,27 +119,26 @@ def train(
 
     trainer = Trainer(
         model,
-        build_optimizer(settings, model.parameters()),
+        build_optimizer(settings, [parameter for parameter in model.parameters() if parameter.requires_grad]),
         build_schedule(settings),
         settings,
         validator(trained, data.validation, data.validation_batches, chosen, arithmetic),
         arithmetic,
     )
-    store = CheckpointStore(checkpoints, trainer, _identity(settings, data, seed, arithmetic))
-    if store.restore() and not (output / CONFIG).exists():
-        raise ClientError(
-            f"{checkpoints} holds checkpoints of this run, but {output} has no model: put the model folder back, "
-            f"or remove {checkpoints} to start over"
-        )
+    store = CheckpointStore(checkpoints, trainer, _identity(settings, data, origin, seed, arithmetic))
+    if not store.restore():
+        begin(model, origin, settings, data.source_vocabulary, data.target_vocabulary)
+    else:
+        restore_best(checkpoints, output)
     monitors: list[Monitor] = [
-        BestModelWriter(output, trained),
+        BestModelWriter(checkpoints, output, trained),
         store,
         TensorBoard(checkpoints / "tensorboard"),
         LogLines(host),
     ]
     bar = ProgressBar(console, settings, data.batches.batches_per_epoch) if console and console.is_terminal else None
     try:
-        trainer.fit(data.batches, [*monitors, bar or PlainProgress()])
+        trainer.fit(data.batches, [*monitors, bar or PlainProgress()], stop_requested)
     finally:
         if bar:
             bar.close()
@@ -150,7 +157,7 @@ class _Data:
     validation_batches: Batches
 
 
-def _read(channels: Channels, settings: Hyperparameters, seed: int, cache: Path) -> _Data:
+def _read(channels: Channels, settings: Hyperparameters, seed: int, source_eos: bool, cache: Path) -> _Data:
     source_vocabulary, target_vocabulary = load_vocabularies(channels.vocab)
     train_corpus, validation_corpus = (
         load_channel(
@@ -166,12 +173,12 @@ def _read(channels: Channels, settings: Hyperparameters, seed: int, cache: Path)
         target_vocabulary,
         train_corpus,
         validation_corpus,
-        _batches(train_corpus, settings, seed),
-        _batches(validation_corpus, settings, seed),
+        _batches(train_corpus, settings, seed, source_eos),
+        _batches(validation_corpus, settings, seed, source_eos),
     )
 
 
-def _batches(corpus: ParallelCorpus, settings: Hyperparameters, seed: int) -> Batches:
+def _batches(corpus: ParallelCorpus, settings: Hyperparameters, seed: int, source_eos: bool) -> Batches:
     return Batches(
         corpus,
         batch_size=settings.batch_size,
@@ -180,6 +187,7 @@ def _batches(corpus: ParallelCorpus, settings: Hyperparameters, seed: int) -> Ba
         bucket_width=settings.bucket_width,
         bucketing=settings.bucketing_enabled,
         seed=seed,
+        source_eos=source_eos,
     )
 
 
@@ -189,9 +197,9 @@ def length_ratio(corpus: ParallelCorpus) -> LengthRatio:
     return LengthRatio(mean=float(np.mean(ratios)), std=float(np.std(ratios)))
 
 
-def _identity(settings: Hyperparameters, data: _Data, seed: int, precision: str) -> Identity:
+def _identity(settings: Hyperparameters, data: _Data, origin: Origin, seed: int, precision: str) -> Identity:
     values = {name: value for name, value in settings.to_json_dict().items() if name not in MAY_CHANGE}
-    digests = {"train channel": data.train.digest, "validation channel": data.validation.digest}
+    digests = {"train channel": data.train.digest, "validation channel": data.validation.digest, **origin.digests}
     for name, vocabulary in (("source", data.source_vocabulary), ("target", data.target_vocabulary)):
         digests[f"{name} vocabulary"] = hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
     return Identity(values, digests, seed, precision)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,9 @@ from seqwright.metrics import perplexity
 from seqwright.models.loss import BatchLoss, batch_loss
 from seqwright.models.seq2seq import Seq2Seq
 from seqwright.training.schedules import Schedule
+
+INTERRUPTED = "a stop was requested"
+"""The reason that `Trainer.fit` gives when it was asked to stop."""
 
 
 @dataclass
@@ -104,8 +107,11 @@ class Monitor:
     def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
         """The model was validated."""
 
+    def on_interrupt(self, progress: Progress) -> None:
+        """Training is to stop here, between two checkpoints, and to go on another time."""
+
     def on_end(self, progress: Progress, reason: str) -> None:
-        """Training ended by itself; `reason` says why."""
+        """Training ended; `reason` says why."""
 
 
 class Trainer:
@@ -142,35 +148,48 @@ class Trainer:
         self._device = next(model.parameters()).device
         self._seen = _Seen(settings.training_metric)
 
-    def fit(self, batches: Batches, monitors: Iterable[Monitor] = ()) -> str:
+    def fit(
+        self,
+        batches: Batches,
+        monitors: Iterable[Monitor] = (),
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> str:
         """Train until a bound is reached or the metric has stopped improving; returns why it ended.
 
         Args:
             batches: the training data.
             monitors: what watches, told in this order.
+            stop_requested: asked after every update whether to stop now, to go on another time.
         """
         self._monitors = list(monitors)
         progress, frequency = self.progress, self.settings.checkpoint_frequency_num_batches
         for monitor in self._monitors:
             monitor.on_start(progress)
-        while (reason := self._reason_to_stop()) is None:
-            for batch in batches.epoch(progress.epoch, start=progress.batch):
-                update = self._update(batch.to(self._device))
-                progress.batch += 1
-                progress.updates += 1
-                for monitor in self._monitors:
-                    monitor.on_update(progress, update)
-                if progress.updates % frequency == 0:
-                    self._checkpoint()
-                if (reason := self._reason_to_stop()) is not None:
-                    break
-            else:
-                progress.epoch, progress.batch = progress.epoch + 1, 0
-        if progress.updates > progress.checkpoint_updates:
+        for batch in self._stream(batches):
+            reason = self._reason_to_stop() or (INTERRUPTED if stop_requested() else "")
+            if reason:
+                break
+            update = self._update(batch.to(self._device))
+            progress.batch += 1
+            progress.updates += 1
+            for monitor in self._monitors:
+                monitor.on_update(progress, update)
+            if progress.updates % frequency == 0:
+                self._checkpoint()
+        if reason == INTERRUPTED:
+            for monitor in self._monitors:
+                monitor.on_interrupt(progress)
+        elif progress.updates > progress.checkpoint_updates:
             self._checkpoint()
         for monitor in self._monitors:
             monitor.on_end(progress, reason)
         return reason
+
+    def _stream(self, batches: Batches) -> Iterator[Batch]:
+        """The batches from where the run stands, epoch after epoch without end."""
+        while True:
+            yield from batches.epoch(self.progress.epoch, start=self.progress.batch)
+            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
 
     def _update(self, batch: Batch) -> Update:
         """One step down the gradient of the batch's mean loss a token."""
@@ -213,18 +232,18 @@ class Trainer:
         for monitor in self._monitors:
             monitor.on_checkpoint(progress, checkpoint)
 
-    def _reason_to_stop(self) -> str | None:
-        """Why training should end now, or None."""
+    def _reason_to_stop(self) -> str:
+        """Why training should end now, empty if it should not."""
         settings, progress = self.settings, self.progress
         if 0 < settings.max_num_batches <= progress.updates:
             return f"max_num_batches={settings.max_num_batches} was reached"
         if settings.max_num_epochs is not None:
             reached = progress.epoch >= settings.max_num_epochs
-            return f"max_num_epochs={settings.max_num_epochs} was reached" if reached else None
+            return f"max_num_epochs={settings.max_num_epochs} was reached" if reached else ""
         if progress.stale >= settings.checkpoint_threshold and progress.epoch >= settings.min_num_epochs:
             patience = f"checkpoint_threshold={settings.checkpoint_threshold} checkpoints"
             return f"{settings.optimized_metric} has not improved for {patience}"
-        return None
+        return ""
 
 
 class _Seen:
