@@ -149,3 +149,12 @@ def test_an_archive_cannot_reach_outside(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="not a complete model"):
         load_model(path)
     assert not (tmp_path / "config.json").exists()
+
+
+def test_a_changed_byte_in_an_archive_is_noticed(saved: Path, tmp_path: Path) -> None:
+    path = pack(saved, tmp_path / "model.tar.gz")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ClientError, match=r"model\.tar\.gz is not a readable model\.tar\.gz"):
+        load_model(path)

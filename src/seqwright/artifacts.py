@@ -232,6 +232,8 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
                 with (folder / name).open("wb") as stream, content:
                     while chunk := content.read(1 << 20):
                         stream.write(chunk)
+            while tar.fileobj is not None and tar.fileobj.read(1 << 20):
+                pass  # to the end of a compressed archive, where its checksum is held against what was read
         for name in links.keys() - paths.keys():
             if links[name] in paths:
                 (folder / name).symlink_to(links[name])

@@ -1,6 +1,7 @@
 """Writing files and folders so that a reader sees the whole of them or nothing."""
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -60,6 +61,23 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         _sync_folder(path.parent)
+
+
+def read_json_object(path: Path) -> dict[str, object]:
+    """The one JSON object that a file holds.
+
+    Raises:
+        ClientError: the file cannot be read, is not JSON, or holds something else.
+    """
+    with explained(f"cannot read {path}"):
+        content = path.read_bytes()
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ClientError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ClientError(f"{path} must hold one JSON object, names and values in braces")
+    return values
 
 
 def require_absent(path: Path) -> None:

@@ -8,7 +8,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 _TYPES = descriptor_pb2.FieldDescriptorProto
 
 
-def _make_record() -> Any:  # noqa: ANN401 - a class made at run time
+def _make_record() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="record.proto", package="aialgs.data", syntax="proto2")
     for name, kind in (("Float32Tensor", _TYPES.TYPE_FLOAT), ("Int32Tensor", _TYPES.TYPE_INT32)):
         tensor = file.message_type.add(name=name)

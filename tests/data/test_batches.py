@@ -21,7 +21,7 @@ def corpus_of(lengths: Sequence[tuple[int, int]]) -> ParallelCorpus:
     return ParallelCorpus(source, target, digest="")
 
 
-def batches_of(corpus: ParallelCorpus, **options: Any) -> Batches:  # noqa: ANN401 - as `Batches` takes them
+def batches_of(corpus: ParallelCorpus, **options: Any) -> Batches:
     defaults = {"batch_size": 4, "max_source_length": 12, "max_target_length": 10, "bucket_width": 3, "seed": 1}
     return Batches(corpus, **{**defaults, "bucketing": True, **options})
 

@@ -28,7 +28,7 @@ def write(folder: Path, name: str, text: str | bytes) -> Path:
     return path
 
 
-def run(folder: Path, source: str | bytes, target: str | bytes, **options: Any) -> PrepareReport:  # noqa: ANN401
+def run(folder: Path, source: str | bytes, target: str | bytes, **options: Any) -> PrepareReport:
     return prepare(
         train_source=write(folder, "text.src", source),
         train_target=write(folder, "text.trg", target),
@@ -162,7 +162,11 @@ def test_bad_validation_text_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("data", [b"not gzip", gzip.compress(b"word\n" * 1000)[:-20], gzip.compress(b"a\n")[:5]])
+@pytest.mark.parametrize(
+    "data",
+    [b"not gzip", gzip.compress(b"word\n" * 1000)[:-20], gzip.compress(b"a\n")[:5]],
+    ids=["another format", "cut in the data", "cut in the header"],
+)
 def test_damaged_gzip(data: bytes, tmp_path: Path) -> None:
     path = write(tmp_path, "text.gz", data)
     with pytest.raises(ClientError, match=r"text\.gz"):

@@ -21,7 +21,7 @@ def score(trained: TrainedModel, source: torch.Tensor, ids: list[int]) -> float:
     with torch.inference_mode():
         hidden = trained.model(source, length, torch.tensor([[BOS, *ids]]))
         log_probabilities = torch.log_softmax(trained.model.logits(hidden), dim=2)[0]
-    return -float(log_probabilities[range(len(ids) + 1), [*ids, EOS]].mean())
+    return -float(log_probabilities[range(len(ids) + 1), [*ids, EOS]].sum()) / max(len(ids), 1)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -106,6 +106,19 @@ def test_search_ends_at_the_length_limit(small_model: Maker) -> None:
         max_lengths=torch.tensor([2, 5]),
     )
     assert [len(hypotheses[0].ids) for hypotheses in found] == [2, 5]
+
+
+def test_a_hypothesis_that_is_cut_off_keeps_its_whole_score(small_model: Maker) -> None:
+    trained = small_model(seed=2)
+    with torch.no_grad():
+        trained.model.output_layer.bias[EOS] = -100
+    source = torch.tensor([[5, 3]])
+    found = beam_search(trained.model, source, torch.tensor([2]), beam_size=1, max_lengths=torch.tensor([4]))[0][0]
+    with torch.inference_mode():
+        hidden = trained.model(source, torch.tensor([2]), torch.tensor([[BOS, *found.ids[:-1]]]))
+        log_probabilities = torch.log_softmax(trained.model.logits(hidden), dim=2)[0]
+    assert len(found.ids) == 4
+    assert found.score == pytest.approx(-float(log_probabilities[range(4), found.ids].sum()), abs=1e-4)
 
 
 def test_a_beam_wider_than_the_vocabulary_gives_what_there_is(small_model: Maker) -> None:

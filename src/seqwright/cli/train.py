@@ -1,6 +1,7 @@
 """`seqwright train`."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +9,9 @@ import typer
 from rich.console import Console
 
 from seqwright.cli.options import DeviceOption, PrecisionOption
-from seqwright.errors import ClientError
-from seqwright.files import explained
+from seqwright.files import read_json_object
 from seqwright.hyperparameters import parse_assignments
+from seqwright.interrupts import stop_on_signals
 
 
 def train_command(
@@ -50,23 +51,25 @@ def train_command(
 ) -> None:
     """Train a model; interrupted training goes on where it stopped when the same command is given again."""
     values = {
-        **(_read_object(hyperparameters) if hyperparameters else {}),
+        **(read_json_object(hyperparameters) if hyperparameters else {}),
         **parse_assignments(assignments or []),
     }
     from seqwright.training.job import Channels, train
     from seqwright.training.warm_start import Start
 
-    progress = train(
-        Channels.under(data),
-        output,
-        values,
-        start=Start(model, vectors_source, vectors_target, freeze_vectors_source, freeze_vectors_target),
-        checkpoints=checkpoints,
-        device=device,
-        precision=precision,
-        seed=seed,
-        console=Console(stderr=True),
-    )
+    with stop_on_signals(signal.SIGTERM, signal.SIGINT) as stop_requested:
+        progress = train(
+            Channels.under(data),
+            output,
+            values,
+            start=Start(model, vectors_source, vectors_target, freeze_vectors_source, freeze_vectors_target),
+            checkpoints=checkpoints,
+            device=device,
+            precision=precision,
+            seed=seed,
+            console=Console(stderr=True),
+            stop_requested=stop_requested,
+        )
     print(
         json.dumps(
             {
@@ -77,15 +80,3 @@ def train_command(
             }
         )
     )
-
-
-def _read_object(path: Path) -> dict[str, object]:
-    with explained(f"cannot read {path}"):
-        content = path.read_bytes()
-    try:
-        values = json.loads(content)
-    except ValueError as error:
-        raise ClientError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ClientError(f"{path} must hold one JSON object of hyperparameter names and values")
-    return values

@@ -20,7 +20,7 @@ class Format(enum.StrEnum):
 def translate_command(
     model: ModelOption,
     input: Annotated[  # noqa: A002 - the option is called --input
-        Path | None, typer.Option(help="Text file, one sequence a line; standard input if not given.")
+        Path | None, typer.Option(help="Text, .jsonl or .rec file; text from standard input if not given.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write; standard output if not given.")] = None,
     beam_size: Annotated[
@@ -28,11 +28,12 @@ def translate_command(
     ] = None,
     nbest: Annotated[int, typer.Option(min=1, help="Translations a line, best first.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences searched together.")] = 64,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run left.")] = False,
     format: Annotated[Format, typer.Option(help="Plain text, or JSON with scores and attention.")] = Format.TEXT,  # noqa: A002
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Translate text, one sequence of white-space separated tokens a line."""
+    """Translate a file, one sequence of white-space separated tokens a line, or records of ids."""
     from seqwright.inference.bulk import translate_file
     from seqwright.inference.translator import Translator
 
@@ -45,5 +46,6 @@ def translate_command(
         beam_size=beam_size,
         nbest=nbest,
         batch_size=batch_size,
+        resume=resume,
         console=Console(stderr=True),
     )

@@ -1,7 +1,9 @@
 """One beam search for every decoder.
 
 It is the original's search: a hypothesis that ends has its negative log probability divided by its length, and from
-then on competes with that score; the search of a sentence ends when all K hypotheses have ended.
+then on competes with that score; the search of a sentence ends when all K hypotheses have ended. The probability
+includes that of EOS, the length does not count it. A hypothesis that is cut off keeps its whole negative log
+probability. (The original never keeps an empty hypothesis beside others, for its length is 0; here it counts as 1.)
 """
 
 from dataclasses import dataclass
@@ -20,7 +22,8 @@ class Hypothesis:
 
     Attributes:
         ids: target ids without EOS.
-        score: negative log probability over length, EOS counted in both; lower is better.
+        score: negative log probability, that of EOS included, over the number of `ids`, at least 1; lower is better.
+            Not divided where the hypothesis was cut off before EOS.
         attention: weights over the source at each target position, `[len(ids), S]`, where asked for.
     """
 
@@ -87,7 +90,7 @@ def beam_search(
         scores, parents, tokens = _extend(scores, finished, costs)
         finished = finished.gather(1, parents)
         ended = ~finished & (tokens == EOS)
-        scores = torch.where(ended, scores / (len(steps) + 1), scores)
+        scores = torch.where(ended, scores / max(len(steps), 1), scores)
         finished |= ended
 
         looked = None
@@ -98,7 +101,7 @@ def beam_search(
         steps.append(_Step(beams.index_copy(0, active, parents), everywhere, looked))
 
         done = (finished | scores.isinf()).all(1) | (max_lengths[active] <= len(steps))
-        final_scores[active[done]] = torch.where(finished, scores, scores / len(steps))[done]
+        final_scores[active[done]] = scores[done]
         final_finished[active[done]] = finished[done]
         rows = parents + torch.arange(len(active), device=device).unsqueeze(1) * beam_size
         keep = (~done).nonzero().squeeze(1)
@@ -154,4 +157,4 @@ def _read_back(steps: list[_Step], scores: Tensor, finished: Tensor, nbest: int)
 
 
 _CUT_OFF = 1e6
-"""More than any normalised score: ranks hypotheses that never ended after those that did."""
+"""More than any score: ranks hypotheses that never ended after those that did."""

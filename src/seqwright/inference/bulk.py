@@ -1,7 +1,6 @@
-"""Translating whole files, a block of lines at a time, in order."""
+"""Translating whole files of any size: in order, written as they are made, and continued after an interruption."""
 
 import contextlib
-import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -11,9 +10,13 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import Progress
 
-from seqwright.data.text import decode_blocks, read_blocks
-from seqwright.files import explained, writing
+from seqwright.errors import ClientError
+from seqwright.files import explained
+from seqwright.inference.sources import Source, read_sources
 from seqwright.inference.translator import Translation, Translator
+
+BATCHES_A_BLOCK = 16
+"""Batches read together, sorted by length and written together: what an interruption loses at most."""
 
 
 def translate_file(
@@ -25,55 +28,60 @@ def translate_file(
     beam_size: int | None = None,
     nbest: int = 1,
     batch_size: int = 64,
+    resume: bool = False,
     console: Console | None = None,
 ) -> None:
-    """Translate text, one sequence of white-space separated tokens a line.
+    """Translate every sequence of `source`, in order.
+
+    Output grows in `<target>.partial`, which takes its name when all is done. What an interruption leaves there,
+    `resume` goes on from.
 
     Args:
         translator: the model.
-        source: the file to read, `.gz` too; standard input if None.
-        target: the file to write, whole or not at all; standard output if None.
+        source: text, JSON Lines or RecordIO, as `read_sources` tells them apart; standard input if None.
+        target: the file to write; standard output if None.
         as_json: write one JSON object a line, with `source`, `target`, `score`, `matrix` and, for more than one
             translation, `nbest`; else the translations alone, best first.
         beam_size: hypotheses kept; the model's own if None.
-        nbest: translations a line.
+        nbest: translations a sequence.
         batch_size: sequences searched together.
+        resume: go on after the whole lines that an earlier, interrupted run of the same command left.
         console: a terminal to show progress on.
 
     Raises:
-        ClientError: a file cannot be read or written, or is not UTF-8.
+        ClientError: a file cannot be read or written, or is damaged; or `resume` cannot tell where to go on.
     """
-    block_size = 16 * batch_size if source is not None or not sys.stdin.isatty() else 1
+    if resume and (source is None or target is None):
+        raise ClientError("--resume goes on with an output file: name the input and the output")
+    if resume and nbest > 1 and not as_json:
+        raise ClientError("--resume with --nbest needs --format json, which has one line a sequence")
     with contextlib.ExitStack() as stack:
-        out = stack.enter_context(_writer(target))
-        advance = stack.enter_context(_progress(console, source)) if source is not None else None
-        blocks = (
-            read_blocks(source, block_size, advance)
-            if source is not None
-            else decode_blocks(sys.stdin.buffer, "standard input", block_size)
-        )
-        for block in blocks:
-            lines = [line.split() for line in block]
-            found = translator.translate(
-                lines, beam_size=beam_size, nbest=nbest, attention=as_json, batch_size=batch_size
+        out, done = stack.enter_context(_writer(target, resume))
+        advance = stack.enter_context(_progress(console, source))
+        for block in read_sources(source, translator.trained.source_vocabulary, BATCHES_A_BLOCK * batch_size, advance):
+            left = block[done:]
+            done -= len(block) - len(left)
+            found = translator.translate_ids(
+                [each.ids for each in left],
+                beam_size=beam_size,
+                nbest=nbest,
+                attention=as_json,
+                batch_size=batch_size,
             )
-            for tokens, translation in zip(lines, found, strict=True):
-                out.write(_json_line(tokens, translation) if as_json else _text_lines(translation))
+            for each, translation in zip(left, found, strict=True):
+                out.write(_json_line(each, translation) if as_json else _text_lines(translation))
             out.flush()
+        if done:
+            raise ClientError(f"{target}.partial has {done:,} lines more than {source}: it is not of this input")
 
 
 def _text_lines(translation: Translation) -> str:
     return "".join(f"{each.text}\n" for each in (translation, *translation.alternatives))
 
 
-def _json_line(tokens: list[str], translation: Translation) -> str:
+def _json_line(source: Source, translation: Translation) -> str:
     matrix = translation.attention.round(6).tolist() if translation.attention is not None else []
-    line = {
-        "source": " ".join(tokens),
-        "target": translation.text,
-        "score": translation.score,
-        "matrix": matrix,
-    }
+    line = {"source": source.text, "target": translation.text, "score": translation.score, "matrix": matrix}
     if translation.alternatives:
         every = (translation, *translation.alternatives)
         line["nbest"] = [{"target": each.text, "score": each.score} for each in every]
@@ -81,25 +89,45 @@ def _json_line(tokens: list[str], translation: Translation) -> str:
 
 
 @contextlib.contextmanager
-def _writer(target: Path | None) -> Iterator[TextIO]:
+def _writer(target: Path | None, resume: bool) -> Iterator[tuple[TextIO, int]]:
+    """The stream to write to, and how many lines it has already."""
     if target is None:
-        yield sys.stdout
+        yield sys.stdout, 0
         return
+    partial = target.with_name(target.name + ".partial")
     with explained(f"cannot write {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with writing(target) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8", newline="\n", write_through=True)
-        yield text
-        text.detach()
+        done = _keep_whole_lines(partial) if resume else 0
+        try:
+            with partial.open("a" if resume else "w", encoding="utf-8", newline="\n") as stream:
+                yield stream, done
+            partial.replace(target)
+        finally:
+            if partial.exists() and not partial.stat().st_size:
+                partial.unlink()
+
+
+def _keep_whole_lines(partial: Path) -> int:
+    """Cut what follows the last line end of an interrupted output; returns how many lines are left."""
+    if not partial.exists():
+        raise ClientError(f"there is no {partial} to go on from: leave --resume out to start")
+    lines = end = 0
+    with partial.open("rb+") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                lines, end = lines + 1, end + len(line)
+        stream.truncate(end)
+    return lines
 
 
 @contextlib.contextmanager
-def _progress(console: Console | None, source: Path) -> Iterator[Callable[[int], None] | None]:
-    if console is None or not console.is_terminal:
+def _progress(console: Console | None, source: Path | None) -> Iterator[Callable[[int], None] | None]:
+    """A function that moves a progress bar by bytes read, where there is a terminal to show one."""
+    if console is None or not console.is_terminal or source is None:
         yield None
         return
     with explained(f"cannot read {source}"):
         total = source.stat().st_size
     with Progress(console=console, transient=True) as bar:
-        task = bar.add_task("translating", total=total)
+        task = bar.add_task("translating", total=total if source.suffix != ".rec" else None)
         yield lambda size: bar.advance(task, size)

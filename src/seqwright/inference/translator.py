@@ -23,7 +23,7 @@ class Translation:
     Attributes:
         tokens: target tokens.
         ids: their ids.
-        score: negative log probability over length, EOS counted in both; lower is better.
+        score: negative log probability over the number of tokens, lower is better; see `Hypothesis`.
         attention: weights, one row a target token and one column a source token, `[T, S]`; None if not asked for.
             The model may also look at the end of the source: a row then sums to less than 1.
         alternatives: the next best translations, where more than one was asked for.

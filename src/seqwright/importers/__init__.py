@@ -1,0 +1,1 @@
+"""Models of other programs, turned into this project's model folders without running anything they bring along."""

@@ -1,0 +1,172 @@
+"""Models of Sockeye 1, the engine inside the original, as this project's model folders.
+
+A Sockeye model is a folder of `params.best` (MXNet arrays), `config` (tagged YAML), the vocabularies `vocab.src.json`
+and `vocab.trg.json` (`vocab.src.0.json` and `vocab.trg.0.json` in later versions), and perhaps `metrics`. The
+original's `model.tar.gz` is the same in an archive.
+"""
+
+import math
+import re
+import tempfile
+from pathlib import Path, PurePosixPath
+
+import torch
+
+from seqwright.artifacts import MAX_UNPACKED_BYTES, TrainedModel, save_model, unpack
+from seqwright.data.vocabulary import Vocabulary
+from seqwright.errors import ClientError
+from seqwright.files import explained, require_absent
+from seqwright.importers.config import parse_config
+from seqwright.importers.ndarray import Arrays, parse_ndarrays
+from seqwright.importers.sockeye_settings import read_settings
+from seqwright.importers.sockeye_weights import SOURCE_POSITIONS, TARGET_POSITIONS, convert, strip_kinds
+from seqwright.models.seq2seq import build_model
+
+CONFIG, BEST, METRICS = "config", "params.best", "metrics"
+CHECKPOINT = re.compile(r"params\.(\d+)")
+PARTS = re.compile(rf"{CONFIG}|{METRICS}|params\.(best|\d+)|vocab\.(src|trg)(\.0)?\.(json|pkl)")
+"""Names of the files that an import reads, or names in a complaint."""
+PICKLE = b"\x80"
+"""The first byte of every binary pickle."""
+MAX_CONFIG_BYTES, MAX_VOCABULARY_BYTES = 4 << 20, 1 << 30
+"""Far more than they take; larger files are not read."""
+
+
+def import_sockeye(source: Path, output: Path) -> TrainedModel:
+    """Turn a Sockeye 1 model into a model folder that gives the same translations.
+
+    Args:
+        source: the model's folder, or a tar archive of its files, perhaps in a folder of the archive.
+        output: the new model folder. It appears when the whole model has been read and checked, or not at all.
+
+    Returns:
+        The model that was written, in evaluation mode.
+
+    Raises:
+        ClientError: a part is missing or damaged, the model has a feature without counterpart, or `output` is there
+            already or cannot be written; the message names it.
+    """
+    require_absent(output)
+    if source.is_file():
+        with tempfile.TemporaryDirectory(prefix="seqwright-") as scratch:
+            unpack(source, Path(scratch), _part)
+            trained, metrics = _load(Path(scratch), f"{source}: ")
+    elif source.is_dir():
+        trained, metrics = _load(source, f"{source}/")
+    else:
+        raise ClientError(f"no model at {source}: name a Sockeye model folder or a .tar.gz of one")
+    save_model(output, trained, metrics)
+    return trained
+
+
+def _part(path: str) -> str | None:
+    name = PurePosixPath(path).name
+    return name if PARTS.fullmatch(name) else None
+
+
+def _load(folder: Path, origin: str) -> tuple[TrainedModel, dict[str, float]]:
+    """Read the parts in `folder`; `origin` goes before their names in messages."""
+    config = parse_config(_read(folder, CONFIG, origin, MAX_CONFIG_BYTES), origin + CONFIG)
+    parameters = _parameter_file(folder, origin)
+    source_vocabulary, target_vocabulary = (_vocabulary(folder, origin, side) for side in ("src", "trg"))
+    for name, vocabulary in (("vocab_source_size", source_vocabulary), ("vocab_target_size", target_vocabulary)):
+        if (size := config.integer(name, len(vocabulary))) != len(vocabulary):
+            raise ClientError(
+                f"{origin}{CONFIG} says {name} {size}, but the vocabulary has {len(vocabulary)} tokens: "
+                "the files are not of one model; copy them all again"
+            )
+    arrays = strip_kinds(parse_ndarrays(_read(folder, parameters, origin, MAX_UNPACKED_BYTES), origin + parameters))
+    sockeye = read_settings(config, _rows(arrays, SOURCE_POSITIONS), _rows(arrays, TARGET_POSITIONS))
+    with torch.device("meta"):
+        model = build_model(sockeye.hyperparameters, len(source_vocabulary), len(target_vocabulary))
+    model.load_state_dict(convert(arrays, sockeye, model, origin + parameters), assign=True)
+    trained = TrainedModel(
+        model.eval(),
+        sockeye.hyperparameters,
+        source_vocabulary,
+        target_vocabulary,
+        sockeye.length_ratio,
+        sockeye.source_eos,
+    )
+    return trained, _metrics(folder)
+
+
+def _read(folder: Path, name: str, origin: str, limit: int) -> bytes:
+    if not (folder / name).is_file():
+        raise ClientError(f"{origin.rstrip('/: ')} is not a Sockeye model: it has no {name}")
+    with explained(f"cannot read {origin}{name}"):
+        if (size := (folder / name).stat().st_size) > limit:
+            raise ClientError(f"{origin}{name} has {size:,} bytes, where at most {limit:,} make sense: not a model")
+        return (folder / name).read_bytes()
+
+
+def _parameter_file(folder: Path, origin: str) -> str:
+    """The name of the best parameters, or of the last ones where none are called best."""
+    if (folder / BEST).is_file():
+        return BEST
+    with explained(f"cannot read {origin}"):
+        checkpoints = [path.name for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name)]
+    if not checkpoints:
+        raise ClientError(f"{origin.rstrip('/: ')} is not a Sockeye model: it has no {BEST}")
+    return max(checkpoints, key=_checkpoint)
+
+
+def _checkpoint(name: str) -> int:
+    """The number of the checkpoint whose parameters a file holds; 0 for `params.best`."""
+    match = CHECKPOINT.fullmatch(name)
+    return int(match[1]) if match else 0
+
+
+def _vocabulary(folder: Path, origin: str, side: str) -> Vocabulary:
+    names = [f"vocab.{side}.0.json", f"vocab.{side}.json"]
+    for name in names:
+        if (folder / name).is_file():
+            content = _read(folder, name, origin, MAX_VOCABULARY_BYTES)
+            if content.startswith(PICKLE):
+                raise _pickled(origin + name)
+            return Vocabulary.from_json(content, origin + name)
+    for name in (f"vocab.{side}.0.pkl", f"vocab.{side}.pkl"):
+        if (folder / name).is_file():
+            raise _pickled(origin + name)
+    raise ClientError(f"{origin.rstrip('/: ')} is not a Sockeye model: it has no {' or '.join(reversed(names))}")
+
+
+def _pickled(name: str) -> ClientError:
+    return ClientError(
+        f"{name} is a pickle, which can run any program when it is read: write the vocabulary as JSON, "
+        "an object of token to id, with the Sockeye that made it"
+    )
+
+
+def _rows(arrays: Arrays, name: str) -> int | None:
+    return len(arrays[name]) if name in arrays and arrays[name].ndim else None
+
+
+def _metrics(folder: Path) -> dict[str, float]:
+    """Validation scores of the imported checkpoint from the `metrics` file; none where it does not say.
+
+    A line is `checkpoint TAB name=value TAB …`. Where `params.best` does not tell its checkpoint, it is taken to be
+    the one of the lowest perplexity.
+    """
+    if not (folder / METRICS).is_file():
+        return {}
+    with explained(f"cannot read {folder / METRICS}"):
+        lines = (folder / METRICS).read_text("utf-8", errors="replace").splitlines()
+    rows: dict[int, dict[str, float]] = {}
+    for line in lines:
+        number, *fields = line.split("\t")
+        pairs = dict(field.partition("=")[::2] for field in fields)
+        scores = {name: _number(pairs.get(f"{name}-val", "")) for name in ("perplexity", "accuracy")}
+        if number.isdecimal():
+            rows[int(number)] = {name: value for name, value in scores.items() if math.isfinite(value)}
+    best = _checkpoint((folder / BEST).resolve().name)
+    if best in rows or not rows:
+        return rows.get(best, {})
+    return min(rows.values(), key=lambda scores: scores.get("perplexity", math.inf))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

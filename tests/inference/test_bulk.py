@@ -1,0 +1,111 @@
+"""Whole files: every format, in order, interrupted and resumed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqwright.artifacts import TrainedModel
+from seqwright.data.recordio import encode_records
+from seqwright.data.sequences import Sequences
+from seqwright.errors import ClientError
+from seqwright.inference.bulk import translate_file
+from seqwright.inference.translator import Translator
+
+Maker = Callable[..., TrainedModel]
+SOURCES = [" ".join(f"w{4 + (i * j) % 20}" for j in range(1, 2 + i % 5)) for i in range(40)]
+
+
+@pytest.fixture
+def translator(small_model: Maker) -> Translator:
+    return Translator(small_model(seed=8, weight_init_scale=12.0), torch.device("cpu"))
+
+
+@pytest.fixture
+def expected(translator: Translator) -> list[str]:
+    return [translation.text for translation in translator.translate(SOURCES)]
+
+
+def write_text(path: Path) -> None:
+    path.write_text("".join(f"{source}\n" for source in SOURCES))
+
+
+def test_every_format_gives_the_same(translator: Translator, expected: list[str], tmp_path: Path) -> None:
+    ids = [translator.trained.source_vocabulary.ids(source.split()) for source in SOURCES]
+    write_text(tmp_path / "in.txt")
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"source": source}) + "\n" for source in SOURCES))
+    (tmp_path / "in.rec").write_bytes(encode_records({"source": Sequences.of(ids)}))
+    for name in ("in.txt", "in.jsonl", "in.rec"):
+        translate_file(translator, source=tmp_path / name, target=tmp_path / "out", batch_size=2)
+        assert (tmp_path / "out").read_text().splitlines() == expected, name
+    translate_file(translator, source=tmp_path / "in.rec", target=tmp_path / "out", as_json=True)
+    lines = [json.loads(line) for line in (tmp_path / "out").read_text().splitlines()]
+    assert [line["source"] for line in lines] == SOURCES
+
+
+class Interruption(BaseException):
+    """Stands for any interruption."""
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_interrupted_output_goes_on_where_it_stopped(
+    as_json: bool, translator: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path / "in")
+    translate_file(translator, source=tmp_path / "in", target=tmp_path / "whole", as_json=as_json, batch_size=1)
+    original, calls = translator.translate_ids, 0
+
+    def stops(*arguments: object, **options: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Interruption
+        return original(*arguments, **options)  # type: ignore[arg-type]
+
+    options = {"source": tmp_path / "in", "target": tmp_path / "out", "as_json": as_json, "batch_size": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(translator, "translate_ids", stops)
+        with pytest.raises(Interruption):
+            translate_file(translator, **options)  # type: ignore[arg-type]
+    partial = tmp_path / "out.partial"
+    assert not (tmp_path / "out").exists()
+    assert len(partial.read_text().splitlines()) == 16
+    partial.write_text(partial.read_text() + "half a li")
+    translate_file(translator, **options, resume=True)  # type: ignore[arg-type]
+    assert (tmp_path / "out").read_text() == (tmp_path / "whole").read_text()
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("in.jsonl", b'{"source": "a"}\n{"source": 5}\n', 'line 2 must be an object with a text under "source"'),
+        ("in.jsonl", b"{\n", "line 1 is not valid JSON"),
+        ("in.jsonl", b"[" * 100_000 + b"\n", "line 1 is not valid JSON"),
+        ("in.rec", b"broken bytes", "in.rec"),
+        ("in.rec", encode_records({"source": Sequences.of([[4], [99]])}), "record 2 has the id 99"),
+        ("in.txt", b"a\n\xff\n", "line 2 is not UTF-8"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_no_output(
+    name: str, content: bytes, message: str, translator: Translator, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ClientError, match=message):
+        translate_file(translator, source=tmp_path / name, target=tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+def test_resuming_needs_something_to_resume(translator: Translator, tmp_path: Path) -> None:
+    write_text(tmp_path / "in")
+    with pytest.raises(ClientError, match=r"no .*out\.partial to go on from"):
+        translate_file(translator, source=tmp_path / "in", target=tmp_path / "out", resume=True)
+    with pytest.raises(ClientError, match="name the input and the output"):
+        translate_file(translator, source=None, target=tmp_path / "out", resume=True)
+    with pytest.raises(ClientError, match="needs --format json"):
+        translate_file(translator, source=tmp_path / "in", target=tmp_path / "out", resume=True, nbest=2)
+    (tmp_path / "out.partial").write_text("x\n" * 41)
+    with pytest.raises(ClientError, match="1 lines more than"):
+        translate_file(translator, source=tmp_path / "in", target=tmp_path / "out", resume=True)

@@ -1,0 +1,179 @@
+"""The training container's contract, on a temporary root."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from seqwright.artifacts import load_model
+from seqwright.inference.translator import Translator
+from seqwright.sagemaker.training import run_training
+from tests.toy import SETTINGS, prepared
+
+CHANNELS = ("train", "validation", "vocab")
+
+
+def make_root(folder: Path, **hyperparameters: object) -> Path:
+    """A root as the platform lays it out, for a job on the toy task; every hyperparameter a string."""
+    root = folder / "ml"
+    for name in ("input/config", "model", "output"):
+        (root / name).mkdir(parents=True)
+    shutil.move(prepared(folder), root / "input" / "data")
+    settings = {**SETTINGS, "max_num_batches": 8, **hyperparameters}
+    write_config(root, "hyperparameters", {name: str(value) for name, value in settings.items()})
+    write_config(root, "inputdataconfig", {name: {"TrainingInputMode": "File"} for name in CHANNELS})
+    resources = {"current_host": "algo-1", "hosts": ["algo-1"], "network_interface_name": "eth0"}
+    write_config(root, "resourceconfig", resources)
+    return root
+
+
+def write_config(root: Path, name: str, content: object) -> None:
+    (root / "input" / "config" / f"{name}.json").write_text(json.dumps(content))
+
+
+def change(root: Path, **hyperparameters: object) -> None:
+    path = root / "input" / "config" / "hyperparameters.json"
+    values = {**json.loads(path.read_text()), **{name: str(value) for name, value in hyperparameters.items()}}
+    write_config(root, "hyperparameters", values)
+
+
+def updates(root: Path) -> int:
+    return int(json.loads((root / "model" / "metrics.json").read_text())["updates"])
+
+
+def test_a_job_leaves_a_model_and_exits_0(tmp_path: Path) -> None:
+    root = make_root(tmp_path, sagemaker_region="eu-west-1", _tuning_objective_metric="validation:perplexity")
+    assert run_training(root) == 0
+    assert not (root / "output" / "failure").exists()
+    Translator.load(root / "model").translate(["a b c"])
+    assert sorted(path.name for path in root.iterdir()) == ["input", "model", "output"]
+
+
+def test_the_users_mistake_is_told_and_exits_2(tmp_path: Path) -> None:
+    root = make_root(tmp_path, learning_rat=1)
+    assert run_training(root) == 2
+    failure = (root / "output" / "failure").read_text()
+    assert failure.startswith("ClientError: ")
+    assert "learning_rate" in failure
+    assert list((root / "model").iterdir()) == []
+
+
+def test_our_mistake_is_told_and_exits_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError("x" * 2000)
+
+    monkeypatch.setattr("seqwright.training.trainer.Trainer.fit", broken)
+    root = make_root(tmp_path)
+    assert run_training(root) == 1
+    failure = (root / "output" / "failure").read_text()
+    assert failure.startswith("AlgorithmError: ZeroDivisionError: xxx")
+    assert len(failure) == 1024
+
+
+@pytest.mark.parametrize("name", ["hyperparameters", "inputdataconfig", "resourceconfig"])
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_a_broken_config_file_is_named(name: str, content: str | None, tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    path = root / "input" / "config" / f"{name}.json"
+    path.unlink() if content is None else path.write_text(content)
+    assert run_training(root) == 2
+    assert f"{name}.json" in (root / "output" / "failure").read_text()
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_a_channel_that_the_job_does_not_have_is_named(name: str, tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    write_config(root, "inputdataconfig", {other: {} for other in CHANNELS if other != name})
+    assert run_training(root) == 2
+    assert f"no channel {name}" in (root / "output" / "failure").read_text()
+
+
+def test_several_hosts_are_refused_for_now(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    write_config(root, "resourceconfig", {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]})
+    assert run_training(root) == 2
+    assert "2 hosts" in (root / "output" / "failure").read_text()
+
+
+def test_the_log_names_the_host(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        run_training(make_root(tmp_path))
+    assert any(line.startswith("#quality_metric: host=algo-1, epoch=0, batch=4, ") for line in caplog.messages)
+
+
+def test_a_job_that_starts_again_goes_on_from_its_checkpoints(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = make_root(tmp_path)
+    (root / "checkpoints").mkdir()
+    assert run_training(root) == 0
+    shutil.rmtree(root / "model")
+    (root / "model").mkdir()
+    change(root, max_num_batches=12)
+    with caplog.at_level("INFO"):
+        assert run_training(root) == 0
+    assert "going on after update 8, epoch 0" in caplog.messages
+    assert updates(root) <= 12
+    assert load_model(root / "model")
+
+
+@pytest.mark.parametrize("form", ["folder", "archive", "original"])
+def test_the_model_channel_is_where_training_starts(
+    form: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_root(tmp_path)
+    channel = root / "input" / "data" / "model"
+    if form == "original":
+        golden = Path(__file__).parents[1] / "golden" / "sockeye" / "rnn_lstm_fixed_1l"
+        shutil.copytree(golden, channel)
+        for side in ("src", "trg"):
+            shutil.copy(golden / f"vocab.{side}.0.json", root / "input" / "data" / "vocab" / f"vocab.{side}.json")
+        write_config(root, "hyperparameters", {"max_num_batches": "2", "batch_size": "16"})
+    else:
+        assert run_training(root) == 0
+        shutil.move(root / "model", channel)
+        (root / "model").mkdir()
+        change(root, max_num_batches=2)
+    if form == "archive":
+        with tarfile.open(root / "model.tar.gz", "w:gz") as archive:
+            archive.add(channel, ".")
+        shutil.rmtree(channel)
+        channel.mkdir()
+        shutil.move(root / "model.tar.gz", channel)
+    write_config(root, "inputdataconfig", {name: {} for name in (*CHANNELS, "model")})
+    with caplog.at_level("INFO"):
+        assert run_training(root) == 0, (root / "output" / "failure").read_text()
+    assert updates(root) == 2
+    assert "start model: 8 of 8 source words keep their parameters" in caplog.text or form == "original"
+    assert "start model:" in caplog.text
+
+
+def test_sigterm_in_mid_training_leaves_a_usable_model_and_exits_0(tmp_path: Path) -> None:
+    root = make_root(tmp_path, max_num_batches=-1, max_num_epochs=100000, checkpoint_frequency_num_batches=50)
+    (root / "checkpoints").mkdir()
+    command = [
+        sys.executable,
+        "-c",
+        "from seqwright.cli import main; main()",
+        "sagemaker",
+        "train",
+        "--root",
+        str(root),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as job:
+        deadline = time.monotonic() + 120
+        while not (root / "checkpoints" / "best" / "config.json").exists() and time.monotonic() < deadline:
+            assert job.poll() is None, job.stderr and job.stderr.read()
+            time.sleep(0.05)
+        job.send_signal(signal.SIGTERM)
+        _, log = job.communicate(timeout=60)
+    assert job.returncode == 0, log
+    assert "SIGTERM: stopping after this update" in log
+    assert not (root / "output" / "failure").exists()
+    Translator.load(root / "model").translate(["a b c"])
