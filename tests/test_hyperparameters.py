@@ -275,6 +275,7 @@ def agree(values: dict[str, Any]) -> dict[str, Any]:
         values["momentum"] = None
     if values["max_num_epochs"] is not None:
         values["min_num_epochs"] = min(values["min_num_epochs"], values["max_num_epochs"])
+    values["lr_cooldown_num_batches"] = min(values["lr_cooldown_num_batches"], max(values["max_num_batches"], 0))
     return values
 
 

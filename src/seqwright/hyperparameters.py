@@ -191,6 +191,8 @@ class Hyperparameters(BaseModel):
 
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = _field(0.0, "extensions", _continuous(0, 0.3))
     """Share of the training target spread evenly over the vocabulary (Szegedy et al., 2016); not in validation."""
+    lr_cooldown_num_batches: Annotated[int, Ge(0)] = _field(0, "extensions")
+    """Last updates before max_num_batches over which the learning rate falls linearly to 0 (Hu et al., 2024)."""
 
     @field_validator("*", mode="before")
     @classmethod
@@ -221,6 +223,10 @@ class Hyperparameters(BaseModel):
         if self.momentum is not None and self.optimizer_type != "sgd":
             problem = f"momentum: {self.optimizer_type} takes none; remove momentum or set optimizer_type=sgd"
             yield ("momentum", "optimizer_type"), problem
+        if self.lr_cooldown_num_batches and self.lr_cooldown_num_batches > self.max_num_batches:
+            problem = f"lr_cooldown_num_batches: {self.lr_cooldown_num_batches} is more than max_num_batches"
+            advice = "set max_num_batches to where training ends"
+            yield ("lr_cooldown_num_batches", "max_num_batches"), f"{problem}; {advice}"
         if self.max_num_epochs is not None and self.min_num_epochs > self.max_num_epochs:
             problem = f"min_num_epochs: {self.min_num_epochs} is more than max_num_epochs"
             advice = f"lower it to at most {self.max_num_epochs}, or raise max_num_epochs"

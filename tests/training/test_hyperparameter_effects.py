@@ -61,6 +61,7 @@ EFFECTS: dict[str, tuple[object, dict[str, object], str]] = {
     "fixed_rate_lr_half_life": (1, {"lr_scheduler_type": "fixed_rate_inv_t"}, "rates"),
     "label_smoothing": (0.2, {}, "weights"),
     "learning_rate": (0.02, {}, "rates"),
+    "lr_cooldown_num_batches": (3, {}, "rates"),
     "lr_scheduler_type": ("fixed_rate_inv_sqrt_t", {}, "rates"),
     "max_num_batches": (3, {}, "updates"),
     "max_num_epochs": (1, {"max_num_batches": 30}, "updates"),

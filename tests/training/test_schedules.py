@@ -32,6 +32,15 @@ def test_fixed_rates_halve_at_the_half_life_in_checkpoints(kind: str, after_two:
     assert [schedule.rate(n) for n in (0, 500, 1000)] == pytest.approx([1.0, 0.5, after_two])
 
 
+def test_a_cooldown_brings_the_rate_down_to_the_end() -> None:
+    settings = {"learning_rate": 0.8, "lr_cooldown_num_batches": 4, "max_num_batches": 10}
+    schedule = build_schedule(Hyperparameters.parse(settings))
+    assert [schedule.rate(n) for n in (0, 6, 7, 8, 9, 10)] == pytest.approx([0.8, 0.8, 0.6, 0.4, 0.2, 0.0])
+    for _ in range(3):
+        schedule.checkpoint(False)
+    assert schedule.rate(8) == pytest.approx(0.2)
+
+
 def test_a_plateau_schedule_goes_on_from_its_state() -> None:
     settings = Hyperparameters.parse({"learning_rate": 0.8, "plateau_reduce_lr_threshold": 2})
     first, second = build_schedule(settings), build_schedule(settings)

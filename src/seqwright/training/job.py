@@ -198,7 +198,8 @@ def length_ratio(corpus: ParallelCorpus) -> LengthRatio:
 
 
 def _identity(settings: Hyperparameters, data: _Data, origin: Origin, seed: int, precision: str) -> Identity:
-    values = {name: value for name, value in settings.to_json_dict().items() if name not in MAY_CHANGE}
+    free = MAY_CHANGE - {"max_num_batches"} if settings.lr_cooldown_num_batches else MAY_CHANGE
+    values = {name: value for name, value in settings.to_json_dict().items() if name not in free}
     digests = {"train channel": data.train.digest, "validation channel": data.validation.digest, **origin.digests}
     for name, vocabulary in (("source", data.source_vocabulary), ("target", data.target_vocabulary)):
         digests[f"{name} vocabulary"] = hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()

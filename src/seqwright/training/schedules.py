@@ -82,7 +82,38 @@ class InverseDecay:
         """Nothing."""
 
 
+class Cooldown:
+    """Another schedule's rate, brought down linearly to 0 over the last updates (Hu et al. 2024).
+
+    Args:
+        schedule: the other schedule.
+        updates: over how many updates.
+        end: the update with which training ends.
+    """
+
+    def __init__(self, schedule: Schedule, updates: int, end: int) -> None:
+        self._schedule = schedule
+        self._updates = updates
+        self._end = end
+        self.checkpoint = schedule.checkpoint
+        self.state = schedule.state
+        self.restore = schedule.restore
+
+    def rate(self, updates: int) -> float:
+        """The other schedule's rate, times the share of the cooldown that is left."""
+        left = max(0, self._end - updates) / self._updates
+        return self._schedule.rate(updates) * min(1.0, left)
+
+
 def build_schedule(settings: Hyperparameters) -> Schedule:
+    """The schedule that the hyperparameters describe, with its cooldown if there is one."""
+    schedule = _main_schedule(settings)
+    if settings.lr_cooldown_num_batches:
+        return Cooldown(schedule, settings.lr_cooldown_num_batches, settings.max_num_batches)
+    return schedule
+
+
+def _main_schedule(settings: Hyperparameters) -> Schedule:
     """The schedule that `lr_scheduler_type` names; a half life of n checkpoints is n times their updates."""
     if settings.lr_scheduler_type == "plateau_reduce":
         return PlateauReduce(
