@@ -29,13 +29,19 @@ def refusal(**values: object) -> str:
     return str(caught.value)
 
 
+COMPANY: dict[str, dict[str, object]] = {
+    "momentum": {"optimizer_type": "sgd"},
+    "lr_cooldown_num_batches": {"max_num_batches": 10**6},
+}
+"""What a hyperparameter needs beside it."""
+
+
 def accepts(name: str, value: object) -> bool:
-    """Whether a value is in range on its own account, built yet or not, given what it needs beside it."""
-    company: dict[str, object] = {"optimizer_type": "sgd"} if name == "momentum" else {}
+    """Whether a value is in range on its own account, given what it needs beside it."""
     try:
-        Hyperparameters.parse(company | {name: value})
-    except ClientError as error:
-        return "not supported yet" in str(error)
+        Hyperparameters.parse({**COMPANY.get(name, {}), name: value})
+    except ClientError:
+        return False
     return True
 
 
@@ -220,6 +226,13 @@ def test_the_least_number_of_epochs_is_within_the_most() -> None:
     assert Hyperparameters.parse({"min_num_epochs": 5}).max_num_epochs is None
     message = refusal(min_num_epochs=6, max_num_epochs=5)
     assert "min_num_epochs: 6 is more than max_num_epochs; lower it to at most 5" in message
+
+
+def test_a_cooldown_needs_an_end() -> None:
+    assert Hyperparameters.parse({"lr_cooldown_num_batches": 5, "max_num_batches": 5}).lr_cooldown_num_batches == 5
+    for end in (-1, 4):
+        message = refusal(lr_cooldown_num_batches=5, max_num_batches=end)
+        assert "lr_cooldown_num_batches: 5 is more than max_num_batches; set max_num_batches" in message
 
 
 def test_one_error_lists_every_problem() -> None:
