@@ -4,14 +4,12 @@ Results go to standard output; progress and logs to standard error. Exit status 
 fault, 2 when the user can mend it, 130 when interrupted.
 """
 
-import logging
 import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 
+from seqwright.cli.console import set_up_logging
 from seqwright.cli.demo import demo_command
 from seqwright.cli.evaluate import evaluate_command
 from seqwright.cli.import_sockeye import import_sockeye_command
@@ -42,18 +40,6 @@ def options(
 
 class _State:
     debug = False
-
-
-def set_up_logging() -> None:
-    """Send log lines to standard error: above the progress bar on a terminal, plain elsewhere."""
-    console = Console(stderr=True)
-    handler: logging.Handler
-    if console.is_terminal:
-        handler = RichHandler(console=console, show_path=False, show_level=False, markup=False)
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("[%(asctime)s %(levelname)s] %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
 def main() -> None:

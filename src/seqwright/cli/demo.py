@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from seqwright.cli.console import STDERR
+
 
 def demo_command(
     output: Annotated[Path, typer.Option(help="Folder for the demo's text, data, model and picture.")] = Path("demo"),
@@ -13,4 +15,4 @@ def demo_command(
     """Train a model that pronounces English words, and show what it can do: about ten minutes on two cores."""
     from seqwright.demo import run_demo
 
-    run_demo(output, Console(), Console(stderr=True))
+    run_demo(output, Console(), STDERR)

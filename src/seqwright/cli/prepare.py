@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Column, Table
 
+from seqwright.cli.console import STDERR
+
 if TYPE_CHECKING:
     from seqwright.data.prepare import PrepareReport, SplitReport
 
@@ -37,8 +39,7 @@ def prepare_command(
     """Turn parallel text into training data: RecordIO-Protobuf files and vocabularies."""
     from seqwright.data.prepare import prepare
 
-    terminal = Console(stderr=True)
-    with Progress(console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
+    with Progress(console=STDERR, transient=True, disable=not STDERR.is_terminal) as bar:
         task = bar.add_task("reading", total=None)
         report = prepare(
             train_source=train_source,

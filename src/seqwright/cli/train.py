@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from seqwright.cli.console import STDERR
 from seqwright.cli.options import DeviceOption, PrecisionOption
 from seqwright.files import read_json_object
 from seqwright.hyperparameters import parse_assignments
@@ -67,7 +67,7 @@ def train_command(
             device=device,
             precision=precision,
             seed=seed,
-            console=Console(stderr=True),
+            console=STDERR,
             stop_requested=stop_requested,
         )
     print(

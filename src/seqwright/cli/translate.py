@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from seqwright.cli.console import STDERR
 from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption
 
 
@@ -47,5 +47,5 @@ def translate_command(
         nbest=nbest,
         batch_size=batch_size,
         resume=resume,
-        console=Console(stderr=True),
+        console=STDERR,
     )
