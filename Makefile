@@ -6,32 +6,37 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint types unit docs proto clean
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.demo
 	$(BIN)/seqwright demo --output demo
 
 test: lint types unit
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.installed
+types: $(VENV)/.dev
 	$(BIN)/mypy
 
-unit: $(VENV)/.installed
+unit: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 # Pages that are generated from the code.
-docs: $(VENV)/.installed
+docs: $(VENV)/.dev
 	$(BIN)/python -m seqwright.hyperparameters > docs/hyperparameters.md
 
 # The protobuf classes, from src/seqwright/data/record.proto.
-proto: $(VENV)/.installed
+proto: $(VENV)/.dev
 	cd src && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. seqwright/data/record.proto
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# torch goes first and alone, by its pin: whatever needs it then takes it as it is.
+$(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
 	PIP_CONSTRAINT=constraints.txt $(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
