@@ -14,6 +14,11 @@ from seqwright.models.seq2seq import build_model, initialize_model
 SHARED = Path(__file__).parents[2] / "shared"
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes make no readable test id; their argument's name (and pytest's counter) does."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     """Small tensors gain nothing from threads, and the tests themselves run in parallel."""

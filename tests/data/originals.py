@@ -49,7 +49,7 @@ def pair(source: list[int], target: list[int]) -> bytes:
     record = OriginalRecord()
     record.features["source"].int32_tensor.values.extend(source)
     record.features["target"].int32_tensor.values.extend(target)
-    return bytes(record.SerializeToString())
+    return bytes(record.SerializeToString(deterministic=True))
 
 
 def frame(payload: bytes) -> bytes:
