@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from seqwright.hyperparameters import Hyperparameters
     from seqwright.inference.translator import Translation, Translator
     from seqwright.training.job import Channels, train
+    from seqwright.training.warm_start import Start
 
 __version__ = "0.1.0"
 
@@ -17,6 +18,7 @@ __all__ = [
     "Channels",
     "ClientError",
     "Hyperparameters",
+    "Start",
     "Translation",
     "Translator",
     "prepare",
@@ -28,6 +30,7 @@ _HOMES = {
     "Channels": "seqwright.training.job",
     "ClientError": "seqwright.errors",
     "Hyperparameters": "seqwright.hyperparameters",
+    "Start": "seqwright.training.warm_start",
     "Translation": "seqwright.inference.translator",
     "Translator": "seqwright.inference.translator",
     "prepare": "seqwright.data.prepare",

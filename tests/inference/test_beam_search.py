@@ -129,6 +129,30 @@ def test_a_beam_wider_than_the_vocabulary_gives_what_there_is(small_model: Maker
     assert sorted(h.ids for h in found) == [[], [UNK], [4]]
 
 
+@pytest.mark.parametrize("gone", [{0}, {1, 3}, {0, 1, 2, 3}])
+@pytest.mark.parametrize("after", [1, 3])
+def test_abandoned_sentences_leave_between_steps_and_change_nothing_for_the_rest(gone: set[int], after: int) -> None:
+    sources = torch.tensor([[5, 9, 11, 3], [6, 7, 3, 0], [12, 3, 0, 0], [8, 9, 10, 3]])
+    lengths = torch.tensor([4, 3, 2, 4])
+    steps = itertools.count(1)
+    taken = 0
+
+    def abandoned() -> set[int]:
+        nonlocal taken
+        taken = next(steps)
+        return gone if taken >= after else set()
+
+    limits = torch.tensor([9, 8, 7, 6])
+    expected, found = (
+        beam_search(_MODEL.model, sources, lengths, beam_size=3, max_lengths=limits, nbest=3, abandoned=hook)
+        for hook in (None, abandoned)
+    )
+    for i in {0, 1, 2, 3} - gone:
+        assert [h.ids for h in found[i]] == [h.ids for h in expected[i]]
+        assert [h.score for h in found[i]] == pytest.approx([h.score for h in expected[i]], abs=1e-4)
+    assert taken == (after if len(gone) == 4 else max((9, 8, 7, 6)[i] for i in {0, 1, 2, 3} - gone))
+
+
 def _model() -> TrainedModel:
     from seqwright.artifacts import LengthRatio
     from seqwright.hyperparameters import Hyperparameters

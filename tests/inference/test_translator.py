@@ -70,6 +70,24 @@ def test_a_long_source_is_cut_to_the_models_maximum(small_model: Maker) -> None:
     assert long.attention.shape[1] == 3
 
 
+def test_a_limit_on_the_output_replaces_the_models_own(translator: Translator) -> None:
+    free = translator.translate(["w4 w5"], attention=True)[0]
+    assert len(free.tokens) > 3
+    cut = translator.translate(["w4 w5"], max_output_length=3, nbest=5, attention=True)[0]
+    for each in (cut, *cut.alternatives):
+        assert len(each.ids) == len(each.tokens) <= 3
+        assert each.attention is not None
+        assert len(each.attention) == len(each.ids)
+    longer = translator.translate(["w4 w5"], max_output_length=len(free.tokens) + 20)[0]
+    assert len(longer.tokens) > len(free.tokens)
+
+
+def test_every_source_of_a_batch_may_have_its_own_limit(translator: Translator) -> None:
+    found = translator.translate_batch([[4, 5], [4, 5], [4, 5]], max_output_lengths=[2, None, 25])
+    alone = [translator.translate_ids([[4, 5]], max_output_length=limit)[0] for limit in (2, None, 25)]
+    assert [each.ids for each in found] == [each.ids for each in alone]
+
+
 def test_bf16_translates_much_like_fp32(small_model: Maker) -> None:
     trained = small_model(seed=8, rnn_num_hidden=64)
     fp32 = Translator(trained, torch.device("cpu"), "fp32").translate(["w5 w9 w11"])[0]

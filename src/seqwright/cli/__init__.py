@@ -15,6 +15,7 @@ from seqwright.cli.evaluate import evaluate_command
 from seqwright.cli.import_sockeye import import_sockeye_command
 from seqwright.cli.prepare import prepare_command
 from seqwright.cli.sagemaker import sagemaker_app
+from seqwright.cli.serve import serve_command
 from seqwright.cli.train import train_command
 from seqwright.cli.translate import translate_command
 from seqwright.errors import SeqwrightError
@@ -24,6 +25,7 @@ app.command("prepare")(prepare_command)
 app.command("train")(train_command)
 app.command("translate")(translate_command)
 app.command("evaluate")(evaluate_command)
+app.command("serve")(serve_command)
 app.command("import-sockeye")(import_sockeye_command)
 app.command("demo")(demo_command)
 app.add_typer(sagemaker_app, name="sagemaker")

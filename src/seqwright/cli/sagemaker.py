@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from seqwright.errors import ClientError
+
 sagemaker_app = typer.Typer(no_args_is_help=True, help="Train or serve under Amazon SageMaker's container contract.")
 
 RootOption = Annotated[Path, typer.Option(help="Where the platform's files are.")]
@@ -16,3 +18,22 @@ def train_command(root: RootOption = Path("/opt/ml")) -> None:
     from seqwright.sagemaker.training import run_training
 
     raise typer.Exit(run_training(root))
+
+
+@sagemaker_app.command("serve")
+def serve_command(
+    root: RootOption = Path("/opt/ml"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - as the contract has it
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
+) -> None:
+    """Serve the model in ROOT/model, one of the original's engine included, until SIGTERM."""
+    from seqwright.sagemaker.contract import Paths
+    from seqwright.sagemaker.models import usable_model
+
+    try:
+        from seqwright.serving.server import serve
+    except ModuleNotFoundError as error:
+        raise ClientError(f"{error.name} is not installed: pip install 'seqwright[serve]'") from error
+
+    with usable_model(Paths(root).model) as model:
+        serve(model, host=host, port=port)

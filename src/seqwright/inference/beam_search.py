@@ -6,6 +6,7 @@ includes that of EOS, the length does not count it. A hypothesis that is cut off
 probability. (The original never keeps an empty hypothesis beside others, for its length is 0; here it counts as 1.)
 """
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -57,6 +58,7 @@ def beam_search(
     max_lengths: Tensor,
     nbest: int = 1,
     attention: bool = False,
+    abandoned: Callable[[], Collection[int]] | None = None,
 ) -> list[list[Hypothesis]]:
     """Find the best translations of a batch.
 
@@ -68,6 +70,8 @@ def beam_search(
         max_lengths: steps after which a sentence's open hypotheses are cut off, EOS counted, at least 1, `[B]`.
         nbest: hypotheses returned a sentence, at most K.
         attention: whether to return attention weights.
+        abandoned: asked after every step for the numbers of sentences that nobody wants any more. They leave the
+            batch with what they have; the others' hypotheses are what they would have been.
 
     Returns:
         For each sentence its `nbest` hypotheses, best first; fewer where the vocabulary cannot give so many.
@@ -101,6 +105,8 @@ def beam_search(
         steps.append(_Step(beams.index_copy(0, active, parents), everywhere, looked))
 
         done = (finished | scores.isinf()).all(1) | (max_lengths[active] <= len(steps))
+        if abandoned is not None and (unwanted := abandoned()):
+            done |= torch.isin(active, torch.tensor(list(unwanted), device=device))
         final_scores[active[done]] = scores[done]
         final_finished[active[done]] = finished[done]
         rows = parents + torch.arange(len(active), device=device).unsqueeze(1) * beam_size

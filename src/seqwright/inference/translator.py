@@ -1,6 +1,6 @@
 """Tokens or ids in, translations with scores and attention out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqwright.artifacts import TrainedModel, load_model
-from seqwright.data.vocabulary import EOS, PAD
+from seqwright.data.vocabulary import EOS, PAD, Vocabulary
 from seqwright.devices import Precision, autocast, choose_device, choose_precision
+from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.beam_search import Hypothesis, beam_search
 
 
@@ -71,6 +72,16 @@ class Translator:
         chosen = choose_device(device)
         return cls(load_model(Path(path), chosen), chosen, choose_precision(precision, chosen))
 
+    @property
+    def settings(self) -> Hyperparameters:
+        """The hyperparameters that the model was built from."""
+        return self.trained.settings
+
+    @property
+    def source_vocabulary(self) -> Vocabulary:
+        """Source tokens and ids."""
+        return self.trained.source_vocabulary
+
     def translate(
         self,
         sources: Sequence[str | Sequence[str]],
@@ -79,6 +90,7 @@ class Translator:
         nbest: int = 1,
         attention: bool = False,
         batch_size: int = 64,
+        max_output_length: int | None = None,
     ) -> list[Translation]:
         """Translate token sequences; a plain string is split on white space.
 
@@ -89,13 +101,22 @@ class Translator:
             nbest: translations to return for each source, at most the beam.
             attention: whether to return attention matrices.
             batch_size: sequences searched together.
+            max_output_length: tokens after which a translation is cut off; by default a limit that goes with the
+                source's length.
 
         Returns:
             One translation for each source, in order.
         """
         vocabulary = self.trained.source_vocabulary
         ids = [vocabulary.ids(source.split() if isinstance(source, str) else source) for source in sources]
-        return self.translate_ids(ids, beam_size=beam_size, nbest=nbest, attention=attention, batch_size=batch_size)
+        return self.translate_ids(
+            ids,
+            beam_size=beam_size,
+            nbest=nbest,
+            attention=attention,
+            batch_size=batch_size,
+            max_output_length=max_output_length,
+        )
 
     def translate_ids(
         self,
@@ -105,28 +126,67 @@ class Translator:
         nbest: int = 1,
         attention: bool = False,
         batch_size: int = 64,
+        max_output_length: int | None = None,
     ) -> list[Translation]:
         """Translate sequences of source ids, without BOS or EOS; otherwise as `translate`."""
-        beam_size = beam_size or self.trained.settings.beam_size
         limit = self.trained.settings.max_seq_len_source
         cut = [list(source[:limit]) for source in sources]
         nothing = np.zeros((0, 0), dtype=np.float32) if attention else None
         results = [Translation([], [], 0.0, nothing) for _ in cut]
         for chunk in _by_length(cut, batch_size):
-            batch, lengths = self._pad([cut[index] for index in chunk])
-            with autocast(self.device, self.precision):
-                found = beam_search(
-                    self._model,
-                    batch,
-                    lengths,
-                    beam_size=beam_size,
-                    max_lengths=self._max_lengths(lengths),
-                    nbest=min(nbest, beam_size),
-                    attention=attention,
-                )
-            for index, hypotheses in zip(chunk, found, strict=True):
-                results[index] = self._assemble(hypotheses, len(cut[index]))
+            found = self.translate_batch(
+                [cut[index] for index in chunk],
+                beam_size=beam_size,
+                nbest=nbest,
+                attention=attention,
+                max_output_lengths=[max_output_length] * len(chunk),
+            )
+            for index, translation in zip(chunk, found, strict=True):
+                results[index] = translation
         return results
+
+    def translate_batch(
+        self,
+        sources: Sequence[Sequence[int]],
+        *,
+        beam_size: int | None = None,
+        nbest: int = 1,
+        attention: bool = False,
+        max_output_lengths: Sequence[int | None] | None = None,
+        abandoned: Callable[[], Collection[int]] | None = None,
+    ) -> list[Translation]:
+        """Translate one batch, all of it searched together, for callers that make up batches themselves.
+
+        Args:
+            sources: source ids without BOS or EOS, none empty or longer than `max_seq_len_source`.
+            beam_size: as in `translate`.
+            nbest: as in `translate`.
+            attention: as in `translate`.
+            max_output_lengths: `max_output_length` of every source.
+            abandoned: asked after every step of the search for the positions in `sources` that nobody wants any more;
+                what comes back for those is of no use.
+
+        Returns:
+            One translation for each source, in order.
+        """
+        beam_size = beam_size or self.trained.settings.beam_size
+        limits = max_output_lengths or [None] * len(sources)
+        batch, lengths = self._pad(sources)
+        with autocast(self.device, self.precision):
+            found = beam_search(
+                self._model,
+                batch,
+                lengths,
+                beam_size=beam_size,
+                max_lengths=self._max_lengths(lengths, limits),
+                nbest=min(nbest, beam_size),
+                attention=attention,
+                abandoned=abandoned,
+            )
+        return [
+            self._assemble(hypotheses, len(source), limit)
+            for hypotheses, source, limit in zip(found, sources, limits, strict=True)
+        ]
 
     def _pad(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """The sources as one padded batch `[B, S]` with its lengths `[B]`, EOS where the model expects it."""
@@ -136,23 +196,26 @@ class Translator:
         lengths = torch.tensor([len(source) for source in ended])
         return batch.to(self.device), lengths.to(self.device)
 
-    def _max_lengths(self, lengths: Tensor) -> Tensor:
-        """Steps that a search may take, by source length `[B]`: the original's rule.
+    def _max_lengths(self, lengths: Tensor, limits: Sequence[int | None]) -> Tensor:
+        """Steps that a search may take, EOS counted, by source length `[B]`.
 
-        Two standard deviations above the mean length ratio, of the source's length rounded up to its bucket.
+        The original's rule where no other limit is given: two standard deviations above the mean length ratio, of the
+        source's length rounded up to its bucket.
         """
         ratio, width = self.trained.length_ratio, self.trained.settings.bucket_width
         buckets = torch.ceil(lengths / width) * width
         steps: Tensor = torch.ceil((ratio.mean + 2 * ratio.std) * buckets).long() + 1
-        return steps
+        given = torch.tensor([0 if limit is None else limit + 1 for limit in limits], device=steps.device)
+        return torch.where(given > 0, given, steps)
 
-    def _assemble(self, hypotheses: list[Hypothesis], source_length: int) -> Translation:
+    def _assemble(self, hypotheses: list[Hypothesis], source_length: int, limit: int | None) -> Translation:
+        """The translation with its alternatives; `limit` cuts the one token more of a search that did not end."""
         found = [
             Translation(
-                self.trained.target_vocabulary.words(hypothesis.ids),
-                hypothesis.ids,
+                self.trained.target_vocabulary.words(hypothesis.ids[:limit]),
+                hypothesis.ids[:limit],
                 hypothesis.score,
-                None if hypothesis.attention is None else hypothesis.attention[:, :source_length].float().numpy(),
+                None if hypothesis.attention is None else hypothesis.attention[:limit, :source_length].float().numpy(),
             )
             for hypothesis in hypotheses
         ]

@@ -3,18 +3,15 @@
 import contextlib
 import logging
 import signal
-import tarfile
 import tempfile
 import traceback
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from seqwright.artifacts import CONFIG
 from seqwright.errors import AlgorithmError, ClientError, SeqwrightError
-from seqwright.importers.sockeye import import_sockeye
 from seqwright.interrupts import stop_on_signals
 from seqwright.sagemaker.contract import Paths, read_job, write_failure
+from seqwright.sagemaker.models import usable_model
 from seqwright.training.job import Channels, train
 from seqwright.training.warm_start import Start
 
@@ -57,45 +54,18 @@ def _train(paths: Paths, stop_requested: Callable[[], bool]) -> None:
         )
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seqwright-")))
-        start = stack.enter_context(_start(paths.channel("model"))) if "model" in job.channels else Start()
+        pretrained = stack.enter_context(usable_model(paths.channel("model"))) if "model" in job.channels else None
         progress = train(
             Channels(*(paths.channel(name) for name in REQUIRED)),
             paths.model,
             job.hyperparameters,
-            start=start,
+            start=Start(model=pretrained),
             checkpoints=paths.checkpoints if paths.checkpoints.is_dir() else scratch / "checkpoints",
             cache=scratch / "corpus",
             host=job.host,
             stop_requested=stop_requested,
         )
     logger.info("the model of update %d is in %s", progress.best_updates, paths.model)
-
-
-@contextlib.contextmanager
-def _start(channel: Path) -> Iterator[Start]:
-    """The model that the channel holds: a model folder, a `model.tar.gz`, or an artefact of the original's engine."""
-    archives = sorted(path for path in channel.glob("*.tar.gz") if path.is_file())
-    if len(archives) > 1:
-        raise ClientError(f"the model channel {channel} holds {len(archives)} archives: leave the one to start from")
-    source = archives[0] if archives else channel
-    if CONFIG in _names(source):
-        yield Start(model=source)
-        return
-    with tempfile.TemporaryDirectory(prefix="seqwright-") as scratch:
-        imported = Path(scratch) / "model"
-        import_sockeye(source, imported)
-        yield Start(model=imported)
-
-
-def _names(source: Path) -> list[str]:
-    """The names of the files in a folder or a tar archive, `./` aside."""
-    if source.is_dir():
-        return [path.name for path in source.iterdir()]
-    try:
-        with tarfile.open(source) as archive:
-            return [name.removeprefix("./") for name in archive.getnames()]
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ClientError(f"{source} is not a readable archive: {error}") from error
 
 
 def _fail(paths: Paths, error: SeqwrightError) -> int:

@@ -1,0 +1,304 @@
+"""The endpoint under load, against the bare model.
+
+    python benchmarks/serving.py --model MODEL --sentences FILE [--seconds 10] [--clients 32] [-- serve options …]
+
+`FILE` has one source sequence a line; the first `--count` of them are used. What is measured, in this order:
+
+- offline: sentences a second of `Translator.translate`, the best of three passes; and the bare search of one sentence
+  at a time, its median;
+- a lone client: requests of one sentence, one after another, their median against the bare search's;
+- a crowd: `--clients` clients, each asking for one sentence after another, their rate against offline;
+- full batches on an idle endpoint: requests of 64 sentences, one after another, their 99th percentile;
+- overload: requests of one sentence at ten times the crowd's rate, whether answered or not: the 99th percentile of
+  those accepted against that of full batches, the share refused, and the server's memory before and after.
+
+The server is `seqwright serve` in a process of its own; the clients are asyncio streams in two further processes, with
+connections kept alive, and share the machine with it. Prints a table, and one JSON object on the last line.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from seqwright.inference.translator import Translator
+
+FULL_BATCH = 64
+OVERLOAD = 10
+GENERATORS = 2
+"""Processes that make the overload: one cannot ask ten times as fast as the server answers."""
+CONNECTIONS = 400
+"""Connections of each of them; an overload that needs more waits for an answer, as its clients would."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a request got, and how long it took in seconds."""
+
+    status: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the program measures; rates in sentences a second, times in seconds, memory in MB."""
+
+    offline_rate: float
+    bare_p50: float
+    lone_p50: float
+    crowd_rate: float
+    crowd_p50: float
+    crowd_p99: float
+    full_batch_p99: float
+    overload_offered: float
+    overload_accepted: float
+    overload_refused_share: float
+    overload_p99: float
+    overload_refusal_p99: float
+    memory_before: float
+    memory_after: float
+
+
+class Connection:
+    """A kept-alive connection that asks and waits for the answer."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def ask(self, body: bytes) -> Answer:
+        """Post a body of application/jsonlines; the time to connect does not count."""
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        started = time.perf_counter()
+        reader, writer = self._streams
+        head = (
+            "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/jsonlines\r\nContent-Length: "
+        )
+        writer.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
+        answer = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", answer, re.IGNORECASE)
+        assert length is not None
+        await reader.readexactly(int(length[1]))
+        return Answer(int(answer[9:12]), time.perf_counter() - started)
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._streams is not None:
+            self._streams[1].close()
+
+
+def body_of(sentences: Sequence[str]) -> bytes:
+    """A request for all of the sentences."""
+    return "".join(json.dumps({"source": sentence}) + "\n" for sentence in sentences).encode()
+
+
+async def closed_loop(port: int, bodies: Sequence[bytes], clients: int, seconds: float) -> list[Answer]:
+    """Clients that each ask again as soon as they are answered."""
+    until = time.perf_counter() + seconds
+    answers: list[Answer] = []
+
+    async def client(number: int) -> None:
+        connection = Connection(port)
+        for body in cycle(bodies[number::clients] or bodies):
+            if time.perf_counter() >= until:
+                break
+            answers.append(await connection.ask(body))
+        connection.close()
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    return answers
+
+
+async def open_loop(port: int, bodies: Sequence[bytes], rate: float, seconds: float) -> list[Answer]:
+    """Requests at a fixed rate, as long as there are connections for them."""
+    idle = [Connection(port) for _ in range(CONNECTIONS)]
+    for connection in idle:
+        await connection.ask(b"")
+    answers: list[Answer] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(connection: Connection, body: bytes) -> None:
+        answers.append(await connection.ask(body))
+        idle.append(connection)
+
+    started, sent = time.perf_counter(), 0
+    every = cycle(bodies)
+    while (elapsed := time.perf_counter() - started) < seconds:
+        due = min(int(elapsed * rate) - sent, len(idle))
+        for _ in range(due):
+            task = asyncio.create_task(ask(idle.pop(), next(every)))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        sent = int(elapsed * rate)
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*tasks)
+    for connection in idle:
+        connection.close()
+    return answers
+
+
+def overload(port: int, bodies: Sequence[bytes], rate: float, seconds: float) -> list[Answer]:
+    """`open_loop` in a process of its own, at a low priority: in service, clients have other machines."""
+    os.nice(19)
+    return asyncio.run(open_loop(port, bodies, rate, seconds))
+
+
+@contextlib.contextmanager
+def serving(model: Path, options: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """The port and the process id of a server that is ready."""
+    command = [sys.executable, "-c", "from seqwright.cli import main; main()", "serve", "--model", str(model)]
+    with subprocess.Popen([*command, "--port", "0", *options], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        if found is None:
+            sys.exit(line + process.stderr.read())
+        try:
+            yield int(found[1]), process.pid
+        finally:
+            process.terminate()
+
+
+def memory(pid: int) -> float:
+    """Resident memory of a process and of those it started, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    own = int(status.split("VmRSS:")[1].split()[0]) / 1024
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    return own + sum(memory(int(child)) for path in children for child in path.read_text().split())
+
+
+def p99(values: Sequence[float]) -> float:
+    """The 99th percentile."""
+    return sorted(values)[min(len(values) - 1, int(0.99 * len(values)))]
+
+
+def offline(translator: Translator, sentences: Sequence[str], seconds: float) -> tuple[float, float]:
+    """Sentences a second in bulk, and the median of one at a time."""
+    translator.translate(sentences[:FULL_BATCH])
+    passes = []
+    for _ in range(3):
+        started = time.perf_counter()
+        translator.translate(sentences)
+        passes.append(time.perf_counter() - started)
+    singles: list[float] = []
+    until = time.perf_counter() + seconds
+    for sentence in cycle(sentences):
+        started = time.perf_counter()
+        translator.translate([sentence])
+        singles.append(time.perf_counter() - started)
+        if time.perf_counter() >= until:
+            break
+    return len(sentences) / min(passes), statistics.median(singles)
+
+
+def measure(model: Path, sentences: Sequence[str], clients: int, seconds: float, options: Sequence[str]) -> Figures:
+    """Everything, in the order that the module's text gives."""
+    offline_rate, bare_p50 = offline(Translator.load(model), sentences, seconds)
+    singles = [body_of([sentence]) for sentence in sentences]
+    batches = [body_of(sentences[i : i + FULL_BATCH]) for i in range(0, len(sentences), FULL_BATCH)]
+    full = [body for body in batches if body.count(b"\n") == FULL_BATCH] or batches
+    with serving(model, options) as (port, pid):
+        asyncio.run(closed_loop(port, singles, clients, min(2.0, seconds)))
+        lone = asyncio.run(closed_loop(port, singles, 1, seconds))
+        crowd = asyncio.run(closed_loop(port, singles, clients, seconds))
+        crowd_rate = len(crowd) / seconds
+        alone = asyncio.run(closed_loop(port, full, 1, seconds))
+        before = memory(pid)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(GENERATORS, mp_context=context) as pool:
+            rate = OVERLOAD * crowd_rate / GENERATORS
+            parts = [pool.submit(overload, port, singles, rate, seconds) for _ in range(GENERATORS)]
+            hard = [answer for part in parts for answer in part.result()]
+        after = memory(pid)
+    accepted = [answer.seconds for answer in hard if answer.status == 200]
+    refused = [answer.seconds for answer in hard if answer.status == 503]
+    assert len(accepted) + len(refused) == len(hard), {answer.status for answer in hard}
+    return Figures(
+        offline_rate=offline_rate,
+        bare_p50=bare_p50,
+        lone_p50=statistics.median(answer.seconds for answer in lone),
+        crowd_rate=crowd_rate,
+        crowd_p50=statistics.median(answer.seconds for answer in crowd),
+        crowd_p99=p99([answer.seconds for answer in crowd]),
+        full_batch_p99=p99([answer.seconds for answer in alone]),
+        overload_offered=len(hard) / seconds,
+        overload_accepted=len(accepted) / seconds,
+        overload_refused_share=len(refused) / len(hard),
+        overload_p99=p99(accepted),
+        overload_refusal_p99=p99(refused) if refused else 0.0,
+        memory_before=before,
+        memory_after=after,
+    )
+
+
+def table(figures: Figures, clients: int) -> Table:
+    """The figures beside what they are held to."""
+    made = Table("", "measured", "against", "ratio", "target", box=None)
+    for column in made.columns[1:]:
+        column.justify = "right"
+
+    def rate(value: float) -> str:
+        return f"{value:,.0f}/s"
+
+    def milliseconds(value: float) -> str:
+        return f"{1000 * value:,.1f} ms"
+
+    f = figures
+    crowd = f.crowd_rate / f.offline_rate
+    lone, hard = f.lone_p50 / f.bare_p50, f.overload_p99 / f.full_batch_p99
+    made.add_row(f"{clients} clients", rate(f.crowd_rate), rate(f.offline_rate), f"{crowd:.0%}", "≥ 70%")
+    made.add_row("lone client, p50", milliseconds(f.lone_p50), milliseconds(f.bare_p50), f"{lone:.2f}", "< 1.30")
+    made.add_row("overload, p99", milliseconds(f.overload_p99), milliseconds(f.full_batch_p99), f"{hard:.2f}", "< 3.00")
+    made.add_row("overload, answered", rate(f.overload_accepted), rate(f.overload_offered), "", "")
+    made.add_row("overload, refused", f"{f.overload_refused_share:.0%}", "", "", "the rest")
+    made.add_row("refusal, p99", milliseconds(f.overload_refusal_p99), "", "", "")
+    growth = f"{f.memory_after / f.memory_before:.2f}"
+    made.add_row("memory", f"{f.memory_after:,.0f} MB", f"{f.memory_before:,.0f} MB", growth, "flat")
+    return made
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--sentences", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=1024)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long each part takes")
+    parser.add_argument("options", nargs="*", help="options of `seqwright serve`, after --")
+    arguments = parser.parse_args()
+    lines = arguments.sentences.read_text(encoding="utf-8").splitlines()
+    sentences = [line for line in lines if line.split()][: arguments.count]
+    figures = measure(arguments.model, sentences, arguments.clients, arguments.seconds, arguments.options)
+    Console(stderr=True).print(table(figures, arguments.clients))
+    facts = {
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    print(json.dumps({"model": str(arguments.model), "sentences": len(sentences), **facts, **asdict(figures)}))
+
+
+if __name__ == "__main__":
+    main()

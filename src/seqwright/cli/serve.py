@@ -1,0 +1,47 @@
+"""`seqwright serve`."""
+
+from typing import Annotated
+
+import typer
+
+from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption
+from seqwright.errors import ClientError
+
+
+def serve_command(
+    model: ModelOption,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Batches searched at a time; 1 on a GPU, up to 4 on a CPU if not given.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Instances searched together.")] = 64,
+    max_batch_tokens: Annotated[int, typer.Option(min=1, help="Source tokens searched together.")] = 8192,
+    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a batch waits for more requests.")] = 5.0,
+    backlog: Annotated[float, typer.Option(help="Batches that may wait before requests are refused.")] = 0.3,
+    deadline: Annotated[float, typer.Option(help="Seconds in which a request is answered or given up.")] = 55.0,
+) -> None:
+    """Serve a model over HTTP, in the formats of the original's endpoint."""
+    try:
+        from seqwright.serving.limits import Limits
+        from seqwright.serving.server import serve
+    except ModuleNotFoundError as error:
+        raise ClientError(f"{error.name} is not installed: pip install 'seqwright[serve]'") from error
+
+    serve(
+        model,
+        host=host,
+        port=port,
+        device=device,
+        precision=precision,
+        workers=workers,
+        limits=Limits(
+            max_batch=max_batch,
+            max_batch_tokens=max_batch_tokens,
+            max_wait=max_wait_ms / 1000,
+            backlog=backlog,
+            deadline=deadline,
+        ),
+    )

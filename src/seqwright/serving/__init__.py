@@ -1,0 +1,1 @@
+"""The endpoint: requests in three formats, batched together, answered over HTTP."""

@@ -1,0 +1,256 @@
+"""The endpoint as a FastAPI application: the container's routes, those of the platform's runtime API, and figures."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
+
+from seqwright.inference.translator import Translation
+from seqwright.serving.batcher import Batcher, Ticket
+from seqwright.serving.bodies import BodyReader, UnreadResponse
+from seqwright.serving.codecs import Instance, decode, encode
+from seqwright.serving.errors import RequestError, queue_full
+from seqwright.serving.limits import MAX_BODY_BYTES, Limits
+from seqwright.serving.metrics import CONTENT_TYPE, Metrics
+from seqwright.serving.negotiation import request_format, response_format
+from seqwright.serving.openapi import describe
+from seqwright.serving.searcher import Searcher
+
+_LOGGER = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_LARGE_BODY = 1 << 16
+_LARGE_ANSWER = 64
+"""From so many bytes or instances on, a body is read or written beside the event loop, not on it."""
+
+_MOST_NAMED = 100
+"""Truncated instances that the header names; more than any proxy's limit on headers would lose the answer."""
+
+
+class _Application(FastAPI):
+    """FastAPI with our own schemas in its document, and a short way to the routes that carry the load.
+
+    FastAPI's machinery costs more than everything else that an endpoint at its limit does for a request it refuses.
+    """
+
+    busy_routes: Sequence[Route] = ()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "http":
+            for route in self.busy_routes:
+                if route.matches(scope)[0] is Match.FULL:
+                    return await route.app(scope, receive, send)
+        return await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        self.openapi_schema = self.openapi_schema or describe(self)
+        return self.openapi_schema
+
+
+def create_app(searchers: Sequence[Searcher], limits: Limits | None = None) -> FastAPI:
+    """The endpoint that serves one model.
+
+    The threads that search live as long as the application's lifespan; at its end the requests accepted are finished.
+
+    Args:
+        searchers: the model, once or more: `[translator]`, or some `SearchProcess`es that search at the same time.
+        limits: how much to take on; the defaults if not given.
+    """
+    endpoint = _Endpoint(searchers, limits or Limits())
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        endpoint.batcher.start()
+        yield
+        await run_in_threadpool(endpoint.batcher.close)
+
+    app = _Application(
+        title="seqwright",
+        version=version("seqwright"),
+        description="Translates token sequences: one endpoint of the formats of Amazon SageMaker's Seq2Seq.",
+        lifespan=lifespan,
+    )
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _internal_error)
+    _add_routes(app, endpoint)
+    return app
+
+
+def _add_routes(app: _Application, endpoint: "_Endpoint") -> None:
+    async def ping() -> Response:
+        """Whether the endpoint is ready: 200, or 503."""
+        ready = endpoint.batcher.ready
+        return JSONResponse({"status": "ready" if ready else "stopping"}, 200 if ready else 503)
+
+    async def execution_parameters() -> dict[str, int | str]:
+        """What batch transform asks: how much to send at once."""
+        return {
+            "MaxConcurrentTransforms": 2,
+            "BatchStrategy": "MULTI_RECORD",
+            "MaxPayloadInMB": MAX_BODY_BYTES >> 20,
+        }
+
+    async def metrics() -> Response:
+        """Counters and histograms for Prometheus."""
+        return Response(endpoint.metrics.text(), media_type=CONTENT_TYPE)
+
+    status = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
+    says = {"content": {"application/json": {"schema": status}}}
+    app.get("/ping", response_model=None, responses={200: says, 503: {"description": "Stopping.", **says}})(ping)
+    app.get("/execution-parameters")(execution_parameters)
+    text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+    app.get("/metrics", response_model=None, response_class=Response, responses={200: text})(metrics)
+    app.busy_routes = [
+        Route("/invocations", _Invocations(endpoint, _error_response), methods=["POST"]),
+        Route("/endpoints/{name}/invocations", _Invocations(endpoint, _platform_error_response), methods=["POST"]),
+    ]
+    app.router.routes.extend(app.busy_routes)
+
+
+class _Invocations:
+    """A route that translates.
+
+    Args:
+        endpoint: who answers.
+        refuse: how errors are said.
+    """
+
+    def __init__(self, endpoint: "_Endpoint", refuse: Callable[[RequestError], Response]) -> None:
+        self._endpoint = endpoint
+        self._refuse = refuse
+        self._refusal = refuse(queue_full())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; where none would be accepted, before anything is spent on it."""
+        if self._endpoint.batcher.full:
+            self._endpoint.metrics.answered(self._refusal.status_code)
+            response = self._refusal
+        else:
+            response = await self._endpoint.answer(Request(scope, receive, send), self._refuse)
+        await response(scope, receive, send)
+
+
+class _Endpoint:
+    """From a request to its answer."""
+
+    def __init__(self, searchers: Sequence[Searcher], limits: Limits) -> None:
+        self.metrics = Metrics()
+        self.batcher = Batcher(searchers, limits, self.metrics)
+        self.metrics.watch_queue(self.batcher.waiting)
+        self._model = searchers[0]
+        self._limits = limits
+        self._bodies = BodyReader(limits)
+
+    async def answer(self, request: Request, refuse: Callable[[RequestError], Response]) -> Response:
+        """Translate, or say why not in the way of `refuse`; never raises."""
+        try:
+            response = await self._translate(request, time.monotonic())
+        except RequestError as error:
+            response = refuse(error)
+        except ClientDisconnect:
+            response = Response(status_code=499)
+        except Exception:
+            _LOGGER.exception("a request failed")
+            response = refuse(RequestError(500, "internal", "the model failed; the endpoint's log says how"))
+        self.metrics.answered(response.status_code)
+        return response
+
+    async def _translate(self, request: Request, started: float) -> Response:
+        sent = request_format(request.headers.get("content-type"))
+        accepted = response_format(",".join(request.headers.getlist("accept")), sent)
+        body = await self._bodies.read(request)
+        vocabulary, max_length = self._model.source_vocabulary, self._model.settings.max_seq_len_source
+        instances = await _aside(len(body) >= _LARGE_BODY, lambda: decode(body, sent, vocabulary, max_length))
+        ticket = self.batcher.submit(instances)
+        translations = await self._wait(ticket, request, started + self._limits.deadline)
+        content = await _aside(len(instances) >= _LARGE_ANSWER, lambda: encode(instances, translations, accepted))
+        self.metrics.translated(
+            instances=len(instances),
+            source_tokens=sum(len(instance.ids) for instance in instances),
+            target_tokens=sum(len(translation.ids) for translation in translations),
+            seconds=time.monotonic() - started,
+        )
+        return Response(content, headers={"Content-Type": accepted, **_truncated(instances)})
+
+    async def _wait(self, ticket: Ticket, request: Request, deadline: float) -> list[Translation]:
+        """The translations, unless the client goes away or the time is up before they are there."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[Translation]] = loop.create_future()
+
+        def stop(error: BaseException) -> None:
+            if not answer.done():
+                answer.set_exception(error)
+
+        def take() -> None:
+            if (error := ticket.translations.exception()) is not None:
+                stop(error)
+            elif not answer.done():
+                answer.set_result(ticket.translations.result())
+
+        async def watch() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            stop(ClientDisconnect())
+
+        ticket.translations.add_done_callback(lambda _: loop.call_soon_threadsafe(take))
+        message = f"not done within {self._limits.deadline:g} seconds: send fewer instances at a time"
+        late = RequestError(504, "deadline_exceeded", message)
+        timer = loop.call_later(deadline - time.monotonic(), stop, late)
+        watcher = loop.create_task(watch())
+        try:
+            return await answer
+        finally:
+            ticket.give_up()
+            timer.cancel()
+            watcher.cancel()
+
+
+async def _aside(is_large: bool, work: Callable[[], T]) -> T:
+    return await run_in_threadpool(work) if is_large else work()
+
+
+def _truncated(instances: list[Instance]) -> dict[str, str]:
+    numbers = [str(number) for number, instance in enumerate(instances) if instance.truncated]
+    if not numbers:
+        return {}
+    more = ["..."] if len(numbers) > _MOST_NAMED else []
+    return {"X-Seqwright-Truncated": ",".join(numbers[:_MOST_NAMED] + more)}
+
+
+def _error_response(error: RequestError, **more: str) -> Response:
+    body = {"error": {"code": error.code, "message": error.message, "instance": error.instance}, **more}
+    kind = UnreadResponse if error.headers.get("Connection") == "close" else Response
+    return kind(json.dumps(body), error.status, error.headers, "application/json")
+
+
+def _platform_error_response(error: RequestError) -> Response:
+    """An error with its name and message also where clients of the platform's runtime API look for them."""
+    kind = {503: "ServiceUnavailable", 500: "InternalFailure", 504: "InternalFailure"}
+    response = _error_response(error, message=error.message)
+    response.headers["x-amzn-ErrorType"] = kind.get(error.status, "ValidationError")
+    return response
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """No such route, or not by this method."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - what this handler is registered for
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+    return _error_response(RequestError(error.status_code, code, str(error.detail), headers=error.headers))
+
+
+async def _internal_error(_: Request, error: Exception) -> Response:
+    return _error_response(RequestError(500, "internal", "the endpoint failed; its log says how"))

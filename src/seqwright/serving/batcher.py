@@ -1,0 +1,295 @@
+"""Dynamic batching: what arrives together is translated together, in fair turns, on a thread for each searcher.
+
+Requests wait in a ring. A batch takes from the request whose turn it is, then from the next, at most `Limits.turn`
+instances at a time, until it is full; a request with instances left goes to the end of the ring. So a request of
+thousands of instances holds up one of a single instance by little more than a batch.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from seqwright.inference.translator import Translation
+from seqwright.serving.codecs import Instance
+from seqwright.serving.errors import queue_full, unavailable
+from seqwright.serving.limits import Limits
+from seqwright.serving.metrics import Metrics
+from seqwright.serving.searcher import Searcher
+
+_LOGGER = logging.getLogger(__name__)
+
+_SMALL_BATCH = 8
+"""Instances that are not worth dividing between searchers."""
+
+SearchKey = tuple[int, bool]
+"""What all instances of a batch have in common: the beam size, and whether attention is wanted."""
+
+
+class Ticket:
+    """A request that was accepted.
+
+    Attributes:
+        translations: done when all instances are: one translation for each, in order. Its exception is whatever broke
+            the search.
+        given_up: whether nobody wants the answer any more; set by `give_up`.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.translations: Future[list[Translation]] = Future()
+        self.translations.set_running_or_notify_cancel()
+        self.given_up = False
+        self._lock = threading.Lock()
+        self._found: list[Translation | None] = [None] * size
+        self._missing = size
+
+    def give_up(self) -> None:
+        """Compute no more for this request: leave the queue now, and a running search after its next step."""
+        self.given_up = True
+
+    def put(self, number: int, translation: Translation) -> None:
+        """Take in the translation of an instance."""
+        with self._lock:
+            self._found[number] = translation
+            self._missing -= 1
+            done = not self._missing and not self.translations.done()
+        if done:
+            self.translations.set_result([each for each in self._found if each is not None])
+
+    def fail(self, error: BaseException) -> None:
+        """Answer the request with an error and compute no more for it."""
+        self.given_up = True
+        with self._lock:
+            failed, self._missing = self._missing > 0, 0
+        if failed:
+            self.translations.set_exception(error)
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One instance on its way."""
+
+    ticket: Ticket
+    number: int
+    instance: Instance
+
+
+@dataclass
+class _Job:
+    """The waiting instances of one request that can be searched together, longest first."""
+
+    ticket: Ticket
+    key: SearchKey
+    items: deque[_Item] = field(default_factory=deque)
+
+
+@dataclass
+class _Worker:
+    """A searcher, and how many requests waited or were taken when it last took a batch."""
+
+    searcher: Searcher
+    company: int = 1
+
+
+class Batcher:
+    """Translates the instances of concurrent requests together.
+
+    Start it, `submit` from any thread, and `close` it.
+
+    Args:
+        searchers: the model, once or more: so many batches are searched at a time.
+        limits: how much to take on.
+        metrics: where batches are counted.
+    """
+
+    def __init__(self, searchers: Sequence[Searcher], limits: Limits, metrics: Metrics) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._beam_size = searchers[0].settings.beam_size
+        self._ring: deque[_Job] = deque()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._closing = False
+        self._idle: list[threading.Condition] = []
+        self._gathering = 0
+        self._threads = [
+            threading.Thread(
+                target=self._work, args=(_Worker(searcher),), name=f"seqwright-search-{number}", daemon=True
+            )
+            for number, searcher in enumerate(searchers)
+        ]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are accepted and worked on."""
+        return not self._closing and all(thread.is_alive() for thread in self._threads)
+
+    def waiting(self) -> int:
+        """Instances in the queue."""
+        with self._lock:
+            self._drop_given_up()
+            return sum(len(job.items) for job in self._ring)
+
+    @property
+    def full(self) -> bool:
+        """Whether so many requests wait that none of a single instance will be accepted; costs nothing to ask."""
+        return len(self._ring) > self._room(1)
+
+    def submit(self, instances: Sequence[Instance]) -> Ticket:
+        """Accept a request, or refuse it at once where it would wait too long; see `Limits.backlog`.
+
+        Raises:
+            RequestError: 503 where the queue is full, or the endpoint is shutting down.
+        """
+        ticket = Ticket(len(instances))
+        jobs: dict[SearchKey, _Job] = {}
+        by_length = sorted(enumerate(instances), key=lambda pair: -len(pair[1].ids))
+        for number, instance in by_length:
+            key = self._key(instance)
+            jobs.setdefault(key, _Job(ticket, key)).items.append(_Item(ticket, number, instance))
+        with self._lock:
+            self._check_room(len(instances))
+            self._ring.extend(jobs.values())
+            if self._gathering:
+                self._changed.notify_all()
+            else:
+                self._wake()
+        return ticket
+
+    def close(self) -> None:
+        """Refuse new requests, finish those accepted, and stop."""
+        with self._lock:
+            self._closing = True
+            self._changed.notify_all()
+            while self._idle:
+                self._wake()
+        for thread in self._threads:
+            thread.join()
+
+    def _key(self, instance: Instance) -> SearchKey:
+        wanted = instance.configuration
+        return max(wanted.beam_size or self._beam_size, wanted.nbest or 1), instance.wants_attention
+
+    def _check_room(self, size: int) -> None:
+        if self._closing:
+            raise unavailable("shutting_down", "the endpoint is shutting down: try another or try again")
+        self._drop_given_up()
+        share = math.ceil(size / self._limits.turn) * self._limits.turn
+        ahead = sum(min(len(job.items), share) for job in self._ring)
+        if ahead > self._room(size):
+            raise queue_full()
+
+    def _room(self, size: int) -> float:
+        """Waiting instances that may come before a request of so many."""
+        return max(self._limits.backlog * self._limits.max_batch, 2 * size)
+
+    def _wake(self) -> None:
+        """Set the searcher to work that was last at work, for it is warm."""
+        if self._idle:
+            self._idle.pop().notify()
+
+    def _drop_given_up(self) -> None:
+        if any(job.ticket.given_up for job in self._ring):
+            self._ring = deque(job for job in self._ring if not job.ticket.given_up)
+
+    # On the threads of the searchers
+
+    def _work(self, worker: _Worker) -> None:
+        while items := self._next_batch(worker):
+            try:
+                self._translate(items, worker.searcher)
+            except Exception as error:
+                _LOGGER.exception("a search failed")
+                for item in items:
+                    item.ticket.fail(error)
+
+    def _next_batch(self, worker: _Worker) -> list[_Item]:
+        """Wait for requests and take a batch from them; none when all is done and the batcher closes."""
+        with self._lock:
+            while True:
+                self._drop_given_up()
+                if self._ring:
+                    self._wait_for_company(worker.company)
+                    if items := self._take():
+                        left = {id(job.ticket) for job in self._ring}
+                        worker.company = len({id(item.ticket) for item in items} | left)
+                        if left:
+                            self._wake()
+                        return items
+                elif self._closing:
+                    return []
+                else:
+                    woken = threading.Condition(self._lock)
+                    self._idle.append(woken)
+                    woken.wait()
+
+    def _wait_for_company(self, company: int) -> None:
+        """Give as many requests as were there a batch ago a moment to come again; a lone client never waits."""
+        until = time.monotonic() + self._limits.max_wait
+        self._gathering += 1
+        while not self._closing and len(self._ring) < company:
+            left = until - time.monotonic()
+            if left <= 0 or sum(len(job.items) for job in self._ring) >= self._limits.max_batch:
+                break
+            self._changed.wait(left)
+        self._gathering -= 1
+
+    def _take(self) -> list[_Item]:
+        """A batch in fair turns, starting with the request at the head of the ring."""
+        self._drop_given_up()
+        if not self._ring:
+            return []
+        key = self._ring[0].key
+        room = max(1, self._limits.max_batch * self._beam_size // max(self._beam_size, key[0]))
+        if self._idle:
+            waiting = sum(len(job.items) for job in self._ring if job.key == key)
+            room = min(room, max(_SMALL_BATCH, math.ceil(waiting / (1 + len(self._idle)))))
+        taken: list[_Item] = []
+        longest, passed, full = 0, list[_Job](), False
+        while self._ring and not full:
+            job = self._ring.popleft()
+            if job.key != key:
+                passed.append(job)
+                continue
+            before = len(taken)
+            for _ in range(min(self._limits.turn, len(job.items))):
+                longest = max(longest, len(job.items[0].instance.ids))
+                full = len(taken) == room or longest * (len(taken) + 1) > self._limits.max_batch_tokens
+                if taken and full:
+                    break
+                taken.append(job.items.popleft())
+            if len(taken) == before:
+                self._ring.appendleft(job)
+            elif job.items:
+                self._ring.append(job)
+        self._ring.extendleft(reversed(passed))
+        return sorted(taken, key=lambda item: -len(item.instance.ids))
+
+    def _translate(self, items: Sequence[_Item], searcher: Searcher) -> None:
+        def abandoned() -> Collection[int]:
+            return [position for position, item in enumerate(items) if item.ticket.given_up]
+
+        beam_size, attention = self._key(items[0].instance)
+        wanted = [item.instance.configuration for item in items]
+        started = time.monotonic()
+        found = searcher.translate_batch(
+            [item.instance.ids for item in items],
+            beam_size=beam_size,
+            nbest=max(each.nbest or 1 for each in wanted),
+            attention=attention,
+            max_output_lengths=[each.max_output_length for each in wanted],
+            abandoned=abandoned,
+        )
+        self._metrics.searched(items=len(items), seconds=time.monotonic() - started)
+        for item, each, translation in zip(items, wanted, found, strict=True):
+            del translation.alternatives[(each.nbest or 1) - 1 :]
+            item.ticket.put(item.number, translation)

@@ -1,0 +1,279 @@
+"""Bytes of a request ⇄ instances and translations, in the three formats of the original and with its extensions."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from pydantic import BaseModel, ValidationError
+
+from seqwright.data.frames import HEADER, MAGIC, Chunk, split_frames
+from seqwright.data.record_pb2 import Record
+from seqwright.data.vocabulary import Vocabulary
+from seqwright.errors import ClientError
+from seqwright.inference.translator import Translation
+from seqwright.serving.errors import RequestError, bad_request
+from seqwright.serving.negotiation import JSON, JSON_LINES, RECORDIO
+from seqwright.serving.schemas import MAX_INSTANCES, MAX_WITH_ATTENTION, Configuration, Line, Request
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One sequence to translate and what is wanted for it.
+
+    Attributes:
+        ids: source ids, at least one and at most the model's maximum.
+        words: the source tokens as the client wrote them; of a record, what its ids stand for.
+        configuration: what is wanted.
+        truncated: whether the sequence was cut to the model's maximum.
+    """
+
+    ids: list[int]
+    words: list[str]
+    configuration: Configuration
+    truncated: bool
+
+    @property
+    def wants_attention(self) -> bool:
+        """Whether the answer needs attention weights."""
+        return is_on(self.configuration.attention_matrix) or is_on(self.configuration.tokens)
+
+
+def is_on(switch: bool | str) -> bool:
+    """Whether a setting that may be a word is true."""
+    return switch in (True, "true")
+
+
+# Reading
+
+
+def decode(body: bytes, content_type: str, vocabulary: Vocabulary, max_length: int) -> list[Instance]:
+    """Read the instances of a request.
+
+    Args:
+        body: the request's bytes.
+        content_type: one of `FORMATS`.
+        vocabulary: the model's source tokens.
+        max_length: tokens kept of a sequence, the model's `max_seq_len_source`.
+
+    Returns:
+        At least one instance, and at most `MAX_INSTANCES`.
+
+    Raises:
+        RequestError: 400 where the body is damaged, not of the format, asks for what there is not, or holds too many
+            instances. It names the first instance at fault.
+    """
+    instances = _DECODERS[content_type](body, _Source(vocabulary, max_length))
+    if sum(instance.wants_attention for instance in instances) > MAX_WITH_ATTENTION:
+        raise _too_many(MAX_WITH_ATTENTION, " that ask for attention")
+    return instances
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Turns what a client sent as one sequence into an instance."""
+
+    vocabulary: Vocabulary
+    max_length: int
+
+    def of_text(self, text: str, configuration: Configuration | None, number: int) -> Instance:
+        words = text.split()
+        self._check_not_empty(words, number)
+        kept = words[: self.max_length]
+        return Instance(self.vocabulary.ids(kept), kept, configuration or _PLAIN, len(words) > len(kept))
+
+    def of_ids(self, ids: list[int], configuration: Configuration, number: int) -> Instance:
+        self._check_not_empty(ids, number)
+        size = len(self.vocabulary)
+        if min(ids) < 0 or max(ids) >= size:
+            wrong = next(index for index in ids if not 0 <= index < size)
+            raise bad_request(
+                "id_out_of_range", f"{wrong} is not an id of the source vocabulary, 0 to {size - 1}", number
+            )
+        kept = ids[: self.max_length]
+        return Instance(kept, self.vocabulary.words(kept), configuration, len(ids) > len(kept))
+
+    @staticmethod
+    def _check_not_empty(tokens: Sequence[object], number: int) -> None:
+        if not tokens:
+            raise bad_request("empty_sequence", "the source has no tokens: leave the instance out", number)
+
+
+_PLAIN = Configuration()
+
+
+def _decode_json(body: bytes, source: _Source) -> list[Instance]:
+    request = _validate(Request, _text(body), None)
+    return [
+        source.of_text(instance.data, instance.configuration, number)
+        for number, instance in enumerate(request.instances)
+    ]
+
+
+def _decode_lines(body: bytes, source: _Source) -> list[Instance]:
+    lines = _text(body).split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    _check_count(len(lines))
+    instances = []
+    for number, text in enumerate(lines):
+        line = _validate(Line, text, number)
+        instances.append(source.of_text(line.source, line.configuration, number))
+    return instances
+
+
+def _decode_records(body: bytes, source: _Source) -> list[Instance]:
+    try:
+        frames = split_frames(Chunk(body, "the request", 0, 1, is_last=True), len(body))
+    except ClientError as error:
+        raise bad_request("malformed_recordio", str(error)) from error
+    _check_count(len(frames.starts))
+    instances = []
+    for number, (start, end) in enumerate(zip(frames.starts.tolist(), frames.ends.tolist(), strict=True)):
+        try:
+            record = Record.FromString(body[start:end])
+        except DecodeError as error:
+            raise bad_request("malformed_recordio", f"not a Record message: {error}", number) from error
+        instances.append(source.of_ids(_ids_of(record, number), _configuration_of(record, number), number))
+    return instances
+
+
+def _ids_of(record: Record, number: int) -> list[int]:
+    if "source" not in record.features:
+        has = ", ".join(sorted(map(repr, record.features))) or "none"
+        raise bad_request("invalid_record", f"no feature 'source'; the record's features: {has}", number)
+    value = record.features["source"]
+    kind = value.WhichOneof("value")
+    if kind not in ("int32_tensor", None):
+        raise bad_request("invalid_record", f"'source' is a {kind}: token ids are an int32_tensor", number)
+    return list(value.int32_tensor.values)
+
+
+def _configuration_of(record: Record, number: int) -> Configuration:
+    return _validate(Configuration, record.configuration, number) if record.configuration else _PLAIN
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise bad_request("invalid_utf8", f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _check_count(count: int) -> None:
+    if not count:
+        raise bad_request("no_instances", "the request holds no instances")
+    if count > MAX_INSTANCES:
+        raise _too_many(MAX_INSTANCES)
+
+
+def _too_many(limit: int, kind: str = "") -> RequestError:
+    return bad_request("too_many_instances", f"more than {limit} instances{kind}: send fewer at a time")
+
+
+def _validate(model: type[ModelT], text: str, number: int | None) -> ModelT:
+    """Parse JSON into a pydantic model.
+
+    Args:
+        model: what the document must be.
+        text: the document.
+        number: the instance that it is, None where it holds them all.
+    """
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise _explain(error, number) from error
+
+
+def _explain(error: ValidationError, number: int | None) -> RequestError:
+    """The first thing that pydantic found, in words of ours."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return bad_request("malformed_json", first["msg"], number)
+    place = [part for part in first["loc"] if part not in _BRANCHES]
+    if place == ["instances"] and first["type"] == "too_long":
+        return _too_many(MAX_INSTANCES)
+    if place == ["instances"] and first["type"] == "too_short":
+        return bad_request("no_instances", "the request holds no instances")
+    if len(place) > 1 and place[0] == "instances" and isinstance(place[1], int):
+        number, place = place[1], place[2:]
+    where = ".".join(map(str, place)) or ("the instance" if number is not None else "the body")
+    message = f"{where}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+    if first["type"] == "extra_forbidden":
+        message = f"{where} is not a setting; those are {', '.join(Configuration.model_fields)}"
+    elif place and place[-1] in _SWITCHES:
+        message = f"{where} must be true or false"
+    return bad_request("invalid_request", message, number)
+
+
+_BRANCHES = ("bool", "literal['true','false']")
+"""What pydantic adds to the place of an error in a value of two types."""
+_SWITCHES = ("attention_matrix", "scores", "tokens")
+
+_DECODERS: dict[str, Callable[[bytes, _Source], list[Instance]]] = {
+    JSON: _decode_json,
+    JSON_LINES: _decode_lines,
+    RECORDIO: _decode_records,
+}
+
+
+# Writing
+
+
+def encode(instances: Sequence[Instance], translations: Sequence[Translation], accept: str) -> bytes:
+    """Write the answer to a request.
+
+    Args:
+        instances: what was asked.
+        translations: one for each, in order, with attention where the instance wants it.
+        accept: one of `FORMATS`.
+    """
+    pairs = list(zip(instances, translations, strict=True))
+    if accept == RECORDIO:
+        return b"".join(_record(instance, translation) for instance, translation in pairs)
+    predictions = (
+        _json({"target": translation.text, **_extras(instance, translation)}) for instance, translation in pairs
+    )
+    if accept == JSON:
+        return b'{"predictions": [' + b", ".join(predictions) + b"]}"
+    return b"".join(prediction + b"\n" for prediction in predictions)
+
+
+def _record(instance: Instance, translation: Translation) -> bytes:
+    """A framed record: the target's ids, and whatever else was asked for as JSON in its metadata."""
+    record = Record()
+    record.features["target"].int32_tensor.values.extend(translation.ids)
+    if extras := _extras(instance, translation):
+        record.metadata = _json(extras).decode()
+    payload = record.SerializeToString(deterministic=True)
+    return HEADER.pack(MAGIC, len(payload)) + payload + bytes(-len(payload) % 4)
+
+
+def _extras(instance: Instance, translation: Translation) -> dict[str, Any]:
+    """What the configuration asks for beside the target."""
+    wanted, extras = instance.configuration, dict[str, Any]()
+    if translation.attention is not None:
+        weights = translation.attention.astype(np.float64).round(6)
+        if is_on(wanted.attention_matrix):
+            extras["matrix"] = weights.tolist()
+        if is_on(wanted.tokens):
+            extras["tokens"] = [
+                {"token": token, "source": instance.words[position], "position": position, "weight": weight}
+                for token, position, weight in zip(
+                    translation.tokens, weights.argmax(1).tolist(), weights.max(1).tolist(), strict=True
+                )
+            ]
+    if is_on(wanted.scores):
+        extras["score"] = translation.score
+    if wanted.nbest is not None:
+        every = (translation, *translation.alternatives)
+        extras["nbest"] = [{"target": each.text, "score": each.score} for each in every]
+    return extras
+
+
+def _json(content: object) -> bytes:
+    return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()

@@ -1,0 +1,48 @@
+"""What a client of the endpoint did wrong, or why the endpoint will not answer now."""
+
+from collections.abc import Mapping
+
+from seqwright.errors import ClientError
+
+
+class RequestError(ClientError):
+    """A request that gets an error instead of translations.
+
+    Args:
+        status: the HTTP status, 4xx or 5xx.
+        code: what kind of error it is, for programs: a fixed word.
+        message: what was wrong and what to do, for people.
+        instance: the number of the instance at fault, counted from 0, where there is one.
+        headers: HTTP headers that go with the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        instance: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.instance = instance
+        self.headers = dict(headers or {})
+
+
+def bad_request(code: str, message: str, instance: int | None = None) -> RequestError:
+    """A request that can never be answered as it is: status 400."""
+    return RequestError(400, code, message, instance=instance)
+
+
+def queue_full() -> RequestError:
+    """The refusal of an endpoint that has as many requests as it will let wait."""
+    return unavailable("queue_full", "the endpoint is at its limit: try again after the seconds in Retry-After")
+
+
+def unavailable(code: str, message: str) -> RequestError:
+    """A request that may be answered later: status 503, with the seconds to wait."""
+    return RequestError(503, code, message, headers={"Retry-After": "1"})

@@ -1,0 +1,61 @@
+"""What the endpoint counts, for Prometheus."""
+
+from collections.abc import Callable
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_INSTANCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """Counters of one endpoint, apart from those of any other in the process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "seqwright_requests", "Requests for translations, by HTTP status.", ["status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "seqwright_request_seconds",
+            "Time from a request's arrival to its answer, successes only.",
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._instances = Counter("seqwright_instances", "Instances translated.", registry=self._registry)
+        self._tokens = Counter(
+            "seqwright_tokens", "Tokens of translated instances, by side.", ["side"], registry=self._registry
+        )
+        self._batch_sizes = Histogram(
+            "seqwright_batch_size", "Instances searched together.", buckets=_INSTANCES, registry=self._registry
+        )
+        self._search_seconds = Histogram(
+            "seqwright_search_seconds", "Time of a batch's search.", buckets=_SECONDS, registry=self._registry
+        )
+        self._queue = Gauge("seqwright_queue_instances", "Instances that wait for a search.", registry=self._registry)
+
+    def watch_queue(self, waiting: Callable[[], int]) -> None:
+        """Read the length of the queue from `waiting` whenever the figures are asked for."""
+        self._queue.set_function(waiting)
+
+    def answered(self, status: int) -> None:
+        """Count an answer."""
+        self._requests.labels(str(status)).inc()
+
+    def translated(self, *, instances: int, source_tokens: int, target_tokens: int, seconds: float) -> None:
+        """Count a request whose translations are done."""
+        self._instances.inc(instances)
+        self._tokens.labels("source").inc(source_tokens)
+        self._tokens.labels("target").inc(target_tokens)
+        self._seconds.observe(seconds)
+
+    def searched(self, *, items: int, seconds: float) -> None:
+        """Count a batch."""
+        self._batch_sizes.observe(items)
+        self._search_seconds.observe(seconds)
+
+    def text(self) -> bytes:
+        """Every figure, in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,94 @@
+"""The endpoint as a process: a model, a port, and an end that loses no answer."""
+
+import contextlib
+import logging
+import signal
+import socket
+from pathlib import Path
+
+import torch
+import uvicorn
+
+from seqwright.devices import choose_device
+from seqwright.files import explained
+from seqwright.serving.app import create_app
+from seqwright.serving.limits import Limits
+from seqwright.serving.searcher import SearchProcess
+
+_MOST_WORKERS = 4
+"""Processes that are started unasked: each holds the model and 200 MB of PyTorch."""
+
+_CONNECTIONS = 2048
+"""New connections that wait until they are taken; the kernel may allow fewer."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def serve(
+    model: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    device: str = "auto",
+    precision: str = "auto",
+    workers: int | None = None,
+    limits: Limits | None = None,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT, then finish the requests accepted.
+
+    The port is taken first, but nothing listens on it before the model is loaded and has translated once: the first
+    answer of /ping is that it is ready. Call it from the main thread.
+
+    Args:
+        model: a model folder or `model.tar.gz`.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        device: `auto`, `cpu` or `cuda`.
+        precision: `auto`, `fp32` or `bf16`.
+        workers: batches searched at a time, each in a process with the model; if not given, 1 on a GPU, and on a CPU
+            one a core, at most 4.
+        limits: how much to take on at once.
+
+    Raises:
+        ClientError: the model is missing or damaged, the device is not to be had, or the address cannot be listened on.
+    """
+    limits = limits or Limits()
+    with contextlib.ExitStack() as stack:
+        count = workers or (1 if choose_device(device).type == "cuda" else min(_MOST_WORKERS, torch.get_num_threads()))
+        bound = stack.enter_context(_bind(host, port))
+        searchers = [
+            stack.enter_context(contextlib.closing(SearchProcess(model, device, precision, count)))
+            for _ in range(count)
+        ]
+        bound.listen(_CONNECTIONS)
+        _LOGGER.info(
+            "serving %s on http://%s:%d (%s, %d %s)",
+            *(model, host, bound.getsockname()[1], searchers[0].device, count),
+            "process" if count == 1 else "processes",
+        )
+        config = uvicorn.Config(
+            create_app(searchers, limits),
+            log_config=None,
+            log_level=logging.WARNING,
+            backlog=_CONNECTIONS,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=round(limits.deadline) + 5,
+        )
+        # uvicorn drains on SIGTERM and then raises the signal again: that is a clean end, not one by a signal.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        uvicorn.Server(config).run(sockets=[bound])
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    with explained(f"cannot listen on {host}:{port}"):
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+        return bound

@@ -1,0 +1,311 @@
+"""The batcher with a translator that can be held and that writes down its batches; what it searches is real."""
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqwright.inference.translator import Translation, Translator
+from seqwright.serving.batcher import Batcher, Ticket
+from seqwright.serving.codecs import Instance
+from seqwright.serving.errors import RequestError
+from seqwright.serving.limits import Limits
+from seqwright.serving.metrics import Metrics
+from seqwright.serving.schemas import Configuration
+from tests.serving.conftest import ENDLESS, random_model
+
+PATIENCE = 30.0
+"""Seconds that a test waits for what must happen, before it fails."""
+
+
+class Watched(Translator):
+    """Notes the sources and beam of every batch, and waits before it searches one while it is held."""
+
+    def __init__(self) -> None:
+        super().__init__(random_model(), torch.device("cpu"))
+        self.batches: list[tuple[list[list[int]], int | None, bool]] = []
+        self.steps = 0
+        self.started = threading.Semaphore(0)
+        self.go = threading.Event()
+        self.go.set()
+
+    def translate_batch(
+        self,
+        sources: Sequence[Sequence[int]],
+        *,
+        beam_size: int | None = None,
+        nbest: int = 1,
+        attention: bool = False,
+        max_output_lengths: Sequence[int | None] | None = None,
+        abandoned: Callable[[], Collection[int]] | None = None,
+    ) -> list[Translation]:
+        def counted() -> Collection[int]:
+            self.steps += 1
+            return abandoned() if abandoned is not None else ()
+
+        self.batches.append(([list(source) for source in sources], beam_size, attention))
+        self.started.release()
+        assert self.go.wait(PATIENCE)
+        return super().translate_batch(
+            sources,
+            beam_size=beam_size,
+            nbest=nbest,
+            attention=attention,
+            max_output_lengths=max_output_lengths,
+            abandoned=counted,
+        )
+
+
+class Bench:
+    """A batcher at work, and its translator."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.translator = Watched()
+        self.batcher = Batcher([self.translator], limits, Metrics())
+        self.batcher.start()
+
+    def hold(self) -> Ticket:
+        """Occupy the worker with a request of one instance until `release`."""
+        self.translator.go.clear()
+        ticket = self.batcher.submit([instance([5])])
+        assert self.translator.started.acquire(timeout=PATIENCE)
+        return ticket
+
+    def release(self) -> None:
+        self.translator.go.set()
+
+    def batches(self) -> list[list[list[int]]]:
+        """The sources of every batch since the worker was first held."""
+        return [sources for sources, _, _ in self.translator.batches[1:]]
+
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def bench() -> Iterator[Make]:
+    made: list[Bench] = []
+
+    def make(**limits: float) -> Bench:
+        made.append(Bench(Limits(**limits)))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.release()
+        each.batcher.close()
+
+
+def instance(ids: list[int], **configuration: object) -> Instance:
+    words = [f"w{index}" for index in ids]
+    return Instance(ids, words, Configuration.model_validate(configuration), truncated=False)
+
+
+def result(ticket: Ticket) -> list[Translation]:
+    return ticket.translations.result(PATIENCE)
+
+
+wanted = st.fixed_dictionaries(
+    {},
+    optional={
+        "beam_size": st.integers(1, 4),
+        "nbest": st.integers(1, 6),
+        "max_output_length": st.integers(1, 9),
+        "attention_matrix": st.booleans(),
+    },
+)
+requests = st.lists(st.tuples(st.lists(st.integers(4, 23), min_size=1, max_size=12), wanted), min_size=1, max_size=9)
+
+
+@given(st.lists(requests, min_size=1, max_size=6))
+@settings(max_examples=12, deadline=None)
+def test_answers_under_batching_are_those_without(
+    shared_bench: Bench, asked: list[list[tuple[list[int], dict[str, int]]]]
+) -> None:
+    first = shared_bench.hold()
+    tickets = [shared_bench.batcher.submit([instance(ids, **more) for ids, more in each]) for each in asked]
+    shared_bench.release()
+    result(first)
+    for each, ticket in zip(asked, tickets, strict=True):
+        for (ids, more), found in zip(each, result(ticket), strict=True):
+            attention = bool(more.get("attention_matrix"))
+            nbest = more.get("nbest", 1)
+            alone = shared_bench.translator.translate_ids(
+                [ids],
+                beam_size=max(more.get("beam_size") or 5, nbest),
+                nbest=nbest,
+                max_output_length=more.get("max_output_length"),
+                attention=attention,
+            )[0]
+            assert [found.ids, *(other.ids for other in found.alternatives)] == [
+                alone.ids,
+                *(other.ids for other in alone.alternatives),
+            ]
+            assert found.score == pytest.approx(alone.score, abs=1e-4)
+            assert (found.attention is not None) == attention
+
+
+@pytest.fixture(scope="module")
+def shared_bench() -> Iterator[Bench]:
+    made = Bench(Limits(max_batch=8, backlog=100))
+    yield made
+    made.batcher.close()
+
+
+def test_requests_that_arrive_together_are_searched_together_longest_first(bench: Make) -> None:
+    made = bench()
+    made.hold()
+    tickets = [made.batcher.submit([instance([5] * length)]) for length in (2, 7, 1, 4)]
+    made.release()
+    for ticket in tickets:
+        result(ticket)
+    assert [list(map(len, sources)) for sources in made.batches()] == [[7, 4, 2, 1]]
+
+
+def test_batches_are_bounded_in_instances_tokens_and_hypotheses(bench: Make) -> None:
+    made = bench(max_batch=8, max_batch_tokens=40)
+    result(made.batcher.submit([instance([5] * (1 + i % 12)) for i in range(50)]))
+    result(made.batcher.submit([instance([5], beam_size=20) for _ in range(10)]))
+    result(made.batcher.submit([instance([5], beam_size=64)]))
+    for sources, beam_size, _ in made.translator.batches:
+        assert len(sources) <= max(1, 8 * 5 // max(5, beam_size or 5))
+        assert len(sources) * max(map(len, sources)) <= 40
+    assert sum(len(sources) for sources, _, _ in made.translator.batches) == 61
+
+
+def test_instances_with_other_options_are_searched_apart(bench: Make) -> None:
+    made = bench()
+    settings: list[dict[str, object]] = [
+        {},
+        {"beam_size": 2},
+        {"attention_matrix": "true"},
+        {"tokens": True},
+        {"nbest": 9},
+        {"nbest": 3},
+    ]
+    found = result(made.batcher.submit([instance([5, 6], **each) for each in settings]))
+    seen = sorted((beam_size, attention, len(sources)) for sources, beam_size, attention in made.translator.batches)
+    assert seen == [(2, False, 1), (5, False, 2), (5, True, 2), (9, False, 1)]
+    assert [each.attention is not None for each in found] == [False, False, True, True, False, False]
+    assert [len(each.alternatives) for each in found] == [0, 0, 0, 0, 8, 2]
+
+
+def test_a_huge_request_does_not_hold_up_the_others(bench: Make) -> None:
+    made = bench(max_batch=16, max_batch_tokens=10_000, backlog=1)
+    made.hold()
+    huge = made.batcher.submit([instance([5] * 3) for _ in range(200)])
+    small = [made.batcher.submit([instance([6] * 2)]) for _ in range(3)]
+    wide = made.batcher.submit([instance([7] * 4, beam_size=2)])
+    made.release()
+    for ticket in (*small, wide, huge):
+        result(ticket)
+    first = [sorted({source[0] for source in sources}) for sources in made.batches()[:2]]
+    assert first == [[5, 6], [7]]
+    assert sum(source[0] == 6 for source in made.batches()[0]) == 3
+    assert len(made.batches()[0]) == 16
+
+
+def test_a_lone_client_never_waits_for_company(bench: Make) -> None:
+    made = bench(max_wait=10 * PATIENCE)
+    for _ in range(5):
+        result(made.batcher.submit([instance([5])]))
+    result(made.batcher.submit([instance([5]) for _ in range(200)]))
+
+
+def test_requests_that_came_together_are_waited_for_and_no_longer(bench: Make) -> None:
+    made = bench(max_wait=10 * PATIENCE)
+    made.hold()
+    tickets = [made.batcher.submit([instance([5])]) for _ in range(3)]
+    made.release()
+    for _ in range(4):
+        for ticket in tickets:
+            result(ticket)
+        tickets = [made.batcher.submit([instance([5])]) for _ in range(3)]
+    for ticket in tickets:
+        result(ticket)
+    assert [len(sources) for sources in made.batches()[1:]] == [3] * 4
+
+
+def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(bench: Make) -> None:
+    made = bench(max_batch=8, backlog=1)
+    made.hold()
+    accepted = [made.batcher.submit([instance([5])]) for _ in range(9)]
+    with pytest.raises(RequestError) as caught:
+        made.batcher.submit([instance([5])])
+    assert (caught.value.status, caught.value.code) == (503, "queue_full")
+    assert caught.value.headers["Retry-After"] == "1"
+    assert made.batcher.waiting() == 9
+    accepted[0].give_up()
+    accepted.append(made.batcher.submit([instance([5])]))
+    made.release()
+    for ticket in accepted[1:]:
+        result(ticket)
+    result(made.batcher.submit([instance([5])]))
+
+
+def test_the_queue_counts_a_huge_request_by_its_turn_for_small_ones_and_in_full_for_its_like(bench: Make) -> None:
+    made = bench(max_batch=8, backlog=1)
+    made.hold()
+    for _ in range(3):
+        made.batcher.submit([instance([5]) for _ in range(100)])
+    with pytest.raises(RequestError, match="limit"):
+        made.batcher.submit([instance([5]) for _ in range(100)])
+    made.batcher.submit([instance([5])])
+
+
+def test_a_request_given_up_is_not_computed_for(bench: Make) -> None:
+    made = bench(max_batch=8)
+    made.hold()
+    first, second = (made.batcher.submit([instance([5 + i]) for _ in range(20)]) for i in (1, 2))
+    first.give_up()
+    assert made.batcher.waiting() == 20
+    made.release()
+    result(second)
+    assert {source[0] for sources in made.batches() for source in sources} == {7}
+
+
+def test_a_running_search_drops_what_is_given_up_and_goes_on_with_the_rest(bench: Make) -> None:
+    made = bench()
+    alone = made.translator.translate_ids([[8, 9]], beam_size=64)[0]
+    held = made.hold()
+    endless = made.batcher.submit([instance([6], **ENDLESS) for _ in range(2)])
+    other = made.batcher.submit([instance([8, 9], beam_size=64)])
+    made.release()
+    result(held)
+    assert made.translator.started.acquire(timeout=PATIENCE)
+    endless.give_up()
+    assert result(other)[0].ids == alone.ids
+    result(made.batcher.submit([instance([5])]))
+    assert made.translator.steps < 900
+    assert not endless.translations.done() or len(result(endless)) == 2
+
+
+def test_a_search_that_breaks_fails_its_requests_and_no_others(bench: Make) -> None:
+    made = bench()
+    made.hold()
+    broken = made.batcher.submit([instance([5]), instance([10_000])])
+    made.release()
+    with pytest.raises(IndexError):
+        result(broken)
+    assert len(result(made.batcher.submit([instance([5])]))) == 1
+    assert made.batcher.ready
+
+
+def test_closing_finishes_what_was_accepted_and_refuses_the_rest(bench: Make) -> None:
+    made = bench(max_batch=4, backlog=2)
+    tickets = [made.hold(), *(made.batcher.submit([instance([5])]) for _ in range(5))]
+    closing = threading.Thread(target=made.batcher.close)
+    closing.start()
+    while made.batcher.ready:
+        pass
+    with pytest.raises(RequestError) as caught:
+        made.batcher.submit([instance([5])])
+    assert (caught.value.status, caught.value.code) == (503, "shutting_down")
+    assert closing.is_alive()
+    made.release()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+    assert [len(result(ticket)) for ticket in tickets] == [1] * 6
