@@ -39,7 +39,7 @@ def reference_scores(model: Seq2Seq, batches: Batches, device: torch.device, pre
         with autocast(device, precision):
             scored = batch_loss(model, batch.to(device))
         loss += float(scored.total)
-        correct += int(scored.correct())
+        correct += int(scored.correct)
         tokens += scored.tokens
     return ReferenceScores(perplexity(loss, tokens), correct / tokens)
 

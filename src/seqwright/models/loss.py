@@ -1,13 +1,18 @@
-"""Cross-entropy over the real target positions of a batch."""
+"""Cross-entropy over real target positions, fused with the output layer."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
 from seqwright.data.batches import Batch
 from seqwright.data.vocabulary import PAD
 from seqwright.models.seq2seq import Seq2Seq
+
+CHUNK = 1 << 23
+"""Logits held at a time: 32 MB in fp32."""
 
 
 @dataclass(frozen=True)
@@ -17,23 +22,14 @@ class BatchLoss:
     Attributes:
         total: negative log-likelihood summed over the target tokens, natural logarithm, a scalar.
         objective: what training minimises, a scalar with gradient: `total`, or its smoothed form.
-        logits: unnormalised log probabilities at each target token, `[M, V]`.
-        targets: the target tokens, `[M]`.
+        correct: how many target tokens the model ranks first under teacher forcing, a scalar.
+        tokens: how many target tokens there are, M.
     """
 
     total: Tensor
     objective: Tensor
-    logits: Tensor
-    targets: Tensor
-
-    @property
-    def tokens(self) -> int:
-        """How many target tokens there are, M."""
-        return len(self.targets)
-
-    def correct(self) -> Tensor:
-        """How many target tokens the model ranks first under teacher forcing, a scalar."""
-        return (self.logits.detach().argmax(dim=1) == self.targets).sum()
+    correct: Tensor
+    tokens: int
 
 
 def batch_loss(model: Seq2Seq, batch: Batch, label_smoothing: float = 0.0) -> BatchLoss:
@@ -48,9 +44,100 @@ def batch_loss(model: Seq2Seq, batch: Batch, label_smoothing: float = 0.0) -> Ba
     hidden = model(batch.source, batch.source_lengths, batch.target_in)
     real = batch.target_out != PAD
     targets = batch.target_out[real]
-    logits = model.logits(hidden[real]).float()
-    total = F.cross_entropy(logits, targets, reduction="sum")
-    objective = total
-    if label_smoothing:
-        objective = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
-    return BatchLoss(total.detach(), objective, logits, targets)
+    layer = model.output_layer
+    dtype = hidden.dtype
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+    with torch.autocast(hidden.device.type, enabled=False):
+        total, objective, correct = output_loss(
+            hidden[real].to(dtype), layer.weight, layer.bias, targets, label_smoothing
+        )
+    return BatchLoss(total, objective, correct, len(targets))
+
+
+def output_loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output layer and the cross-entropy of its logits, in one function that never holds all logits at once.
+
+    Gradients are made on the way, while a chunk's probabilities are at hand: those of the logits are the
+    probabilities less the target distribution.
+
+    Args:
+        hidden: `[M, H]`; its type, fp32 or bf16, is that of the matrix products.
+        weight: the output layer's, `[V, H]`.
+        bias: the output layer's, `[V]`.
+        targets: ids, `[M]`.
+        smoothing: ε of `batch_loss`.
+
+    Returns:
+        Summed negative log-likelihood without gradient, the objective, and how many targets rank first; scalars.
+    """
+    wanted = torch.is_grad_enabled()
+    total, objective, correct = _OutputLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, weight, bias, targets, smoothing, wanted
+    )
+    return total, objective, correct
+
+
+class _OutputLoss(torch.autograd.Function):
+    """`output_loss`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - autograd's own
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        wanted: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        product_weight = weight.to(hidden.dtype)
+        vocab_size = len(weight)
+        totals = hidden.new_zeros(3, dtype=torch.float64)
+        d_hidden = torch.empty_like(hidden) if wanted else None
+        d_weight = torch.zeros_like(weight) if wanted else None
+        d_bias = torch.zeros_like(bias) if wanted else None
+        rows = max(1, CHUNK // vocab_size)
+        for start in range(0, len(targets), rows):
+            part, wanted_ids = hidden[start : start + rows], targets[start : start + rows].unsqueeze(1)
+            if part.dtype == torch.float32:
+                logits = torch.addmm(bias, part, product_weight.t())
+            else:
+                logits = (part @ product_weight.t()).float().add_(bias)
+            best, ranked = logits.max(1, keepdim=True)
+            probabilities = torch.softmax(logits, dim=1)
+            # Of the most probable token both are known: log Σ exp = its logit - log its probability.
+            normalizer = best - probabilities.gather(1, ranked).log_()
+            losses = (normalizer - logits.gather(1, wanted_ids)).sum(dtype=torch.float64)
+            totals[0] += losses
+            if smoothing:
+                evenly = (normalizer.squeeze(1) - logits.mean(1)).sum(dtype=torch.float64)
+                totals[1] += (1 - smoothing) * losses + smoothing * evenly
+            totals[2] += (ranked == wanted_ids).sum()
+            if d_hidden is None or d_weight is None or d_bias is None:
+                continue
+            gradients = probabilities
+            if smoothing:
+                gradients -= smoothing / vocab_size
+            gradients.scatter_add_(1, wanted_ids, torch.full_like(normalizer, smoothing - 1))
+            d_bias += gradients.sum(0)
+            gradients = gradients.to(hidden.dtype)
+            torch.mm(gradients, product_weight, out=d_hidden[start : start + rows])
+            if gradients.dtype == torch.float32:
+                d_weight.addmm_(gradients.t(), part)
+            else:
+                d_weight += gradients.t() @ part
+        total, correct = totals[0].float(), totals[2].long()
+        objective = totals[1].float() if smoothing else total.clone()
+        ctx.mark_non_differentiable(total, correct)
+        ctx.gradients = (d_hidden, d_weight, d_bias)
+        return total, objective, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, _: Tensor, gradient: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        gradients = ctx.gradients
+        del ctx.gradients  # scaled in place: there is no second time
+        return (*(each.mul_(gradient) for each in gradients), None, None, None)

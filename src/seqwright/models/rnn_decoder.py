@@ -13,9 +13,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from seqwright.models.attention import AttentionMemory, build_attention
+from seqwright.models.attention import AttentionMemory, MlpAttention, build_attention
 from seqwright.models.embeddings import TokenEmbedding
+from seqwright.models.fused_decoder import DecoderWeights, decode
 from seqwright.models.protocols import Encoded
 from seqwright.models.rnn import CellState, RecurrentCell
 
@@ -85,7 +87,7 @@ class RecurrentDecoder(nn.Module):
         self.attention = build_attention(
             attention_type, query_size=num_hidden, state_size=encoder_size, num_hidden=attention_num_hidden
         )
-        self.hidden_dropout = nn.Dropout(hidden_dropout)
+        self.hidden_dropout = hidden_dropout
         self.hidden = nn.Linear(num_hidden + encoder_size, num_hidden)
         self.num_states = {"lstm": 2, "gru": 1}[cell_type]
         count = 0 if state_init == "zero" else num_layers * self.num_states
@@ -93,13 +95,46 @@ class RecurrentDecoder(nn.Module):
 
     def forward(self, encoded: Encoded, target_in: Tensor) -> Tensor:
         """Hidden vectors `[B, T, H]` for the tokens that follow each of `target_in` `[B, T]`."""
-        projected = self.cells[0].project(self.embedding(target_in.t()))
-        state = self.start(encoded)
+        embedded, state = self.embedding(target_in.t()), self.start(encoded)
+        mask = self._dropout_mask(embedded, encoded)
+        if self._is_fusable:
+            return self._decode_fused(embedded, state, mask)
+        return self._decode_by_steps(embedded, state, mask)
+
+    @property
+    def _is_fusable(self) -> bool:
+        """Whether `fused_decoder` covers this decoder."""
+        return len(self.cells) == 1 and self.cells[0].kind == "lstm" and isinstance(self.attention, MlpAttention)
+
+    def _decode_fused(self, embedded: Tensor, state: RecurrentState, mask: Tensor | None) -> Tensor:
+        """All steps as one function."""
+        cell, attention = self.cells[0], cast(MlpAttention, self.attention)
+        weights = DecoderWeights(
+            torch.cat([cell.weight_ih[:, self.num_embed :], cell.weight_hh], dim=1),
+            attention.query.weight,
+            attention.score.weight[0],
+            self.hidden.weight,
+            self.hidden.bias,
+        )
+        projected = F.linear(embedded, cell.weight_ih[:, : self.num_embed], cell.bias_ih + cell.bias_hh)
+        output, memory_cell = state.cells[0]
+        memory = state.memory
+        return decode(projected, output, memory_cell, memory.keys, memory.values, memory.bias, weights, mask)
+
+    def _decode_by_steps(self, embedded: Tensor, state: RecurrentState, mask: Tensor | None) -> Tensor:
+        """The same, and every other decoder, step by step: what search does, and the reference."""
         outputs = []
-        for step in projected:
-            _, state = self._advance(step, state)
+        for number, projected in enumerate(self.cells[0].project(embedded)):
+            _, state = self._advance(projected, state, None if mask is None else mask[number])
             outputs.append(state.hidden)
         return torch.stack(outputs, dim=1)
+
+    def _dropout_mask(self, embedded: Tensor, encoded: Encoded) -> Tensor | None:
+        """What `[output; context]` is multiplied with at every step, `[T, B, H + D]`; None where nothing drops out."""
+        if not (self.training and self.hidden_dropout):
+            return None
+        ones = encoded.states.new_ones(*embedded.shape[:2], self.hidden.in_features)
+        return F.dropout(ones, self.hidden_dropout)
 
     def start(self, encoded: Encoded) -> RecurrentState:
         """The state before the first token, one hypothesis a sentence.
@@ -120,7 +155,9 @@ class RecurrentDecoder(nn.Module):
         weights, state = self._advance(self.cells[0].project(self.embedding(token)), state)
         return state.hidden, weights, state
 
-    def _advance(self, projected: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+    def _advance(
+        self, projected: Tensor, state: RecurrentState, mask: Tensor | None = None
+    ) -> tuple[Tensor, RecurrentState]:
         """One step from the embedding's part of the first cell's gates, `[N, gates · H]`."""
         first = self.cells[0]
         cell_state = first(projected + first.project(state.hidden, self.num_embed), state.cells[0])
@@ -135,6 +172,8 @@ class RecurrentDecoder(nn.Module):
             cells.append(cell_state)
             output = output + cell_state[0] if number >= self.first_residual_layer else cell_state[0]
         context, weights = attended or self.attention(output, state.memory)
-        joined = self.hidden_dropout(torch.cat([output, context], dim=1))
+        joined = torch.cat([output, context], dim=1)
+        if mask is not None:
+            joined = joined * mask
         hidden = torch.tanh(self.hidden(joined))
         return weights, RecurrentState(state.memory, hidden, tuple(cells))

@@ -256,7 +256,7 @@ class _Seen:
 
     def add(self, scored: BatchLoss) -> None:
         """Count a batch."""
-        self._sum = self._sum + (scored.correct() if self.metric == "accuracy" else scored.total.double())
+        self._sum = self._sum + (scored.correct if self.metric == "accuracy" else scored.total.double())
         self._tokens += scored.tokens
 
     def take(self) -> float:

@@ -1,0 +1,204 @@
+"""The recurrent decoder over whole target sequences as one differentiable function: the fast path of training.
+
+It covers the commonest decoder, one LSTM cell with mlp attention and input feeding. What it computes is what
+`RecurrentDecoder` computes step by step; what it saves is everything between: nothing is recorded a step, buffers are
+laid out for all steps at once, and the backward pass, derived by hand, makes one product a weight for all steps
+instead of one a step. The equations are those of `rnn.lstm_update`, `attention.MlpAttention` and `rnn_decoder`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from seqwright.models.products import product
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """The parameters that a step reads.
+
+    Attributes:
+        step: `[first cell's columns for the attentional hidden; weight_hh]`, `[4H, 2H]`.
+        query: attention's W, `[A, H]`.
+        score: attention's v, `[A]`.
+        hidden: the weight of the attentional hidden, `[H, H + D]`.
+        hidden_bias: its bias, `[H]`.
+    """
+
+    step: Tensor
+    query: Tensor
+    score: Tensor
+    hidden: Tensor
+    hidden_bias: Tensor
+
+
+def decode(
+    projected: Tensor,
+    output: Tensor,
+    memory: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    bias: Tensor,
+    weights: DecoderWeights,
+    mask: Tensor | None,
+) -> Tensor:
+    """Attentional hiddens of every step, `[B, T, H]`.
+
+    Args:
+        projected: the embeddings' part of the gates, both biases included, gates in the order i, f, g, o, `[T, B, 4H]`.
+        output: the cell's first output h, `[B, H]`.
+        memory: the cell's first memory c, `[B, H]`.
+        keys: attention's keys, `[B, S, A]`; their type is that of the matrix products, fp32 or bf16.
+        values: the encoder's states, `[B, S, D]`.
+        bias: zero at real source positions and hugely negative at padding, `[B, S]`.
+        weights: the parameters.
+        mask: what `[output; context]` is multiplied with, `[T, B, H + D]`: dropout. None for no dropout.
+    """
+    with torch.autocast(keys.device.type, enabled=False):
+        hiddens: Tensor = _Decode.apply(  # type: ignore[no-untyped-call]
+            projected, output, memory, keys, values, bias, *vars(weights).values(), mask
+        )
+    return hiddens.transpose(0, 1)
+
+
+class _Decode(torch.autograd.Function):
+    """`decode`, the weights one by one; gives `[T, B, H]`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401 - autograd's own
+        projected: Tensor,
+        output: Tensor,
+        memory: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
+        step: Tensor,
+        query: Tensor,
+        score: Tensor,
+        hidden: Tensor,
+        hidden_bias: Tensor,
+        mask: Tensor | None,
+    ) -> Tensor:
+        dtype, device = keys.dtype, keys.device
+        steps, batch, size = len(projected), len(keys), memory.shape[1]
+        length, width = keys.shape[1:]
+        values, bias = values.to(dtype), bias.float()
+        step, query, score, hidden = (weight.to(dtype) for weight in (step, query, score, hidden))
+        step_product, query_product, hidden_product = (product(weight, batch) for weight in (step, query, hidden))
+        inputs = torch.empty(steps + 1, batch, 2 * size, dtype=dtype, device=device)
+        joined = torch.empty(steps, batch, hidden.shape[1], dtype=dtype, device=device)
+        gates = torch.empty(steps, batch, 4 * size, device=device)
+        cells = torch.empty(steps + 1, batch, size, device=device)
+        squashed = torch.empty(steps, batch, size, device=device)
+        looked = torch.empty(steps, batch, length, width, dtype=dtype, device=device)
+        attention = torch.empty(steps, batch, length, device=device)
+        inputs[0, :, :size] = 0
+        inputs[0, :, size:] = output
+        cells[0] = memory
+        for t in range(steps):
+            torch.add(projected[t], step_product(inputs[t]), out=gates[t])
+            gates[t, :, : 2 * size].sigmoid_()
+            gates[t, :, 2 * size : 3 * size].tanh_()
+            gates[t, :, 3 * size :].sigmoid_()
+            write, forget, candidate, read = gates[t].chunk(4, dim=1)
+            torch.mul(forget, cells[t], out=cells[t + 1]).addcmul_(write, candidate)
+            torch.mul(read, torch.tanh(cells[t + 1], out=squashed[t]), out=inputs[t + 1, :, size:])
+            output = inputs[t + 1, :, size:]
+
+            torch.add(keys, query_product(output).unsqueeze(1), out=looked[t]).tanh_()
+            torch.softmax((looked[t] @ score).float() + bias, dim=1, out=attention[t])
+            joined[t, :, :size] = output
+            joined[t, :, size:] = torch.bmm(attention[t].to(dtype).unsqueeze(1), values).squeeze(1)
+            if mask is not None:
+                joined[t] *= mask[t]
+            torch.tanh(hidden_product(joined[t]).float() + hidden_bias, out=inputs[t + 1, :, :size])
+        ctx.saved = (inputs, joined, gates, cells, squashed, looked, attention, mask)
+        ctx.save_for_backward(keys, values, step, query, score, hidden)
+        ctx.dtypes = (projected.dtype, output.dtype)
+        return inputs[1:, :, :size]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        inputs, joined, gates, cells, squashed, looked, attention, mask = ctx.saved
+        del ctx.saved  # the gates are overwritten: there is no second time
+        keys, values, step, query, score, hidden = ctx.saved_tensors
+        dtype, steps, batch, size = keys.dtype, len(gates), len(keys), cells.shape[2]
+
+        # What each gate's gradient is a multiple of, for all steps at once; they take the place of the gates.
+        write, forget, candidate, read = gates.chunk(4, dim=2)
+        kept = forget.clone()
+        through = read * (1 - squashed * squashed)
+        factor_read = squashed * read * (1 - read)
+        factor_candidate = write * (1 - candidate * candidate)
+        factor_write = candidate * write * (1 - write)
+        torch.mul(cells[:-1], forget * (1 - forget), out=forget)
+        write.copy_(factor_write)
+        candidate.copy_(factor_candidate)
+        read.copy_(factor_read)
+        factors = gates.view(steps, batch, 4, size)
+
+        transposed = (weight.t().contiguous() for weight in (step, query, hidden))
+        step_product, query_product, hidden_product = (product(weight, batch) for weight in transposed)
+        d_gates = torch.empty(steps, batch, 4, size, dtype=dtype, device=keys.device)
+        d_hidden = torch.empty(steps, batch, size, dtype=dtype, device=keys.device)
+        d_context = torch.empty(steps, batch, values.shape[2], dtype=dtype, device=keys.device)
+        d_scores = torch.empty(steps, batch, keys.shape[1], dtype=dtype, device=keys.device)
+        d_query = torch.empty(steps, batch, keys.shape[2], dtype=dtype, device=keys.device)
+        d_keys = torch.zeros(keys.shape, device=keys.device)
+        square = torch.empty_like(keys)
+        d_inputs = torch.zeros(batch, 2 * size, dtype=dtype, device=keys.device)
+        d_memory = torch.zeros(batch, size, device=keys.device)
+        for t in range(steps - 1, -1, -1):
+            attentional = inputs[t + 1, :, :size].float()
+            torch.mul(gradient[t] + d_inputs[:, :size], 1 - attentional * attentional, out=d_hidden[t])
+            d_joined = hidden_product(d_hidden[t])
+            if mask is not None:
+                d_joined *= mask[t]
+            d_context[t] = d_joined[:, size:]
+            d_attention = torch.bmm(values, d_context[t].unsqueeze(2)).squeeze(2).float()
+            weighted = attention[t] * d_attention
+            torch.addcmul(weighted, attention[t], weighted.sum(1, keepdim=True), value=-1, out=d_scores[t])
+
+            # tanh' = 1 - tanh²; the factor v is the same everywhere and comes last.
+            torch.mul(looked[t], looked[t], out=square)
+            d_keys.addcmul_(square, d_scores[t].unsqueeze(2), value=-1)
+            seen = torch.bmm(d_scores[t].unsqueeze(1), square).squeeze(1)
+            torch.mul(d_scores[t].sum(1, keepdim=True) - seen, score, out=d_query[t])
+
+            d_output = (query_product(d_query[t]) + d_joined[:, :size] + d_inputs[:, size:]).float()
+            d_memory.addcmul_(d_output, through[t])
+            torch.mul(d_memory.unsqueeze(1), factors[t, :, :3], out=d_gates[t, :, :3])
+            torch.mul(d_output, factors[t, :, 3], out=d_gates[t, :, 3])
+            d_memory *= kept[t]
+            d_inputs = step_product(d_gates[t].view(batch, 4 * size))
+
+        d_keys += d_scores.sum(0, dtype=torch.float32).unsqueeze(2)
+        d_keys *= score
+        d_values = torch.bmm(attention.to(dtype).permute(1, 2, 0), d_context.transpose(0, 1))
+        d_score = d_scores.flatten() @ looked.flatten(0, 2)
+        rows = steps * batch
+        outputs, flat = inputs[1:, :, size:].reshape(rows, size), d_gates.view(rows, 4 * size)
+        d_step = flat.t() @ inputs[:-1].view(rows, 2 * size)
+        d_weight_query = d_query.view(rows, -1).t() @ outputs
+        d_weight_hidden = d_hidden.view(rows, size).t() @ joined.view(rows, -1)
+        d_bias = d_hidden.sum((0, 1), dtype=torch.float32)
+        projected_dtype, output_dtype = ctx.dtypes
+        return (
+            flat.view(steps, batch, -1).to(projected_dtype),
+            d_inputs[:, size:].to(output_dtype),
+            d_memory,
+            d_keys.to(dtype),
+            d_values,
+            None,
+            d_step.float(),
+            d_weight_query.float(),
+            d_score.float(),
+            d_weight_hidden.float(),
+            d_bias,
+            None,
+        )

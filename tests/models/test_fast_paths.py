@@ -1,0 +1,141 @@
+"""The fast paths of training against the plain ones that they stand for."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqwright.devices import autocast
+from seqwright.hyperparameters import Hyperparameters
+from seqwright.models import loss
+from seqwright.models.loss import output_loss
+from seqwright.models.products import product
+from seqwright.models.rnn_decoder import RecurrentDecoder
+from seqwright.models.seq2seq import Seq2Seq, build_model, initialize_model
+
+LENGTHS = torch.tensor([7, 3, 1, 5, 6])
+
+
+def make_model(**settings: object) -> Seq2Seq:
+    parsed = Hyperparameters.parse(
+        {"rnn_num_hidden": 24, "num_embed_source": 16, "num_embed_target": 12, "weight_init_scale": 3.0, **settings}
+    )
+    model = build_model(parsed, 50, 60)
+    initialize_model(model, parsed, 3)
+    return model
+
+
+def decoded(model: Seq2Seq, path: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """The hidden vectors that a path of the decoder gives, and the gradients of a fixed function of them."""
+    generator = torch.Generator().manual_seed(1)
+    source = torch.randint(4, 50, (5, 7), generator=generator)
+    target = torch.randint(4, 60, (5, 9), generator=generator)
+    weights = torch.randn(5, 9, 24, generator=generator)
+    decoder = model.decoder
+    assert isinstance(decoder, RecurrentDecoder)
+    model.zero_grad()
+    torch.manual_seed(2)
+    encoded = model.encode(source, LENGTHS)
+    embedded = decoder.embedding(target.t())
+    mask = decoder._dropout_mask(embedded, encoded)
+    hidden: Tensor = getattr(decoder, path)(embedded, decoder.start(encoded), mask)
+    (hidden * weights).sum().backward()  # type: ignore[no-untyped-call]
+    return hidden.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("state_init", ["last", "avg", "zero"])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize("units", [24, 10])
+def test_the_fused_decoder_is_the_stepwise_one(state_init: str, dropout: float, units: int) -> None:
+    model = make_model(
+        rnn_decoder_state_init=state_init, rnn_decoder_hidden_dropout=dropout, rnn_attention_num_hidden=units
+    )
+    hidden, gradients = decoded(model.train(), "_decode_fused")
+    expected, expected_gradients = decoded(model, "_decode_by_steps")
+    torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-6)
+    assert gradients.keys() == expected_gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected_gradients[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_fused_decoder_in_bf16_is_near_fp32() -> None:
+    model = make_model().train()
+    expected, expected_gradients = decoded(model, "_decode_by_steps")
+    with autocast(torch.device("cpu"), "bf16"):
+        hidden, gradients = decoded(model, "_decode_fused")
+    torch.testing.assert_close(hidden.float(), expected, rtol=0, atol=0.03)
+    for name, gradient in gradients.items():
+        assert gradient.dtype == torch.float32
+        reference = expected_gradients[name]
+        assert (gradient - reference).norm() <= 0.05 * reference.norm() + 1e-3, name
+
+
+@pytest.mark.parametrize(
+    ("settings", "fused"),
+    [
+        ({}, True),
+        ({"rnn_attention_type": "dot"}, False),
+        ({"rnn_cell_type": "gru"}, False),
+        ({"num_layers_decoder": 2}, False),
+    ],
+)
+def test_only_decoders_that_it_covers_are_fused(settings: dict[str, object], fused: bool) -> None:
+    decoder = make_model(**settings).decoder
+    assert isinstance(decoder, RecurrentDecoder)
+    assert decoder._is_fusable == fused
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [loss.CHUNK, 100, 1])
+def test_the_fused_loss_is_cross_entropy_over_the_output_layer(
+    smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "CHUNK", chunk)
+    generator = torch.Generator().manual_seed(1)
+    inputs = [torch.randn(*shape, generator=generator).requires_grad_() for shape in ((37, 8), (30, 8), (30,))]
+    targets = torch.randint(0, 30, (37,), generator=generator)
+    total, objective, correct = output_loss(*_three(inputs), targets, smoothing)
+    (objective / 3).backward()  # type: ignore[no-untyped-call]
+    gradients = [each.grad for each in inputs]
+    for each in inputs:
+        each.grad = None
+    logits = F.linear(*inputs)
+    expected = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+    (expected / 3).backward()  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(objective, expected)
+    torch.testing.assert_close(total, F.cross_entropy(logits, targets, reduction="sum"))
+    assert correct == (logits.argmax(1) == targets).sum()
+    for gradient, each in zip(gradients, inputs, strict=True):
+        torch.testing.assert_close(gradient, each.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_fused_loss_of_hopeless_targets_is_finite() -> None:
+    hidden, weight = torch.tensor([[1.0]]), torch.tensor([[300.0], [-300.0]])
+    total, _, correct = output_loss(hidden, weight, torch.zeros(2), torch.tensor([1]), 0.0)
+    assert (total.item(), correct.item()) == (600.0, 0)
+
+
+def test_the_fused_loss_makes_no_gradients_where_none_are_wanted() -> None:
+    weight = torch.randn(30, 8, requires_grad=True)
+    with torch.no_grad():
+        _, objective, _ = output_loss(torch.randn(5, 8), weight, torch.zeros(30), torch.arange(5), 0.0)
+    assert not objective.requires_grad
+
+
+def _three(tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    hidden, weight, bias = tensors
+    return hidden, weight, bias
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64, 200])
+@pytest.mark.parametrize("shape", [(16, 8), (1024, 1100)], ids=["small", "large"])
+@pytest.mark.parametrize("layout", ["whole", "part"])
+def test_prepared_products_are_products(rows: int, shape: tuple[int, int], layout: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(*shape, generator=generator)
+    inputs = torch.randn(rows, 2 * shape[1], generator=generator)
+    x = inputs[:, : shape[1]] if layout == "part" else inputs[:, : shape[1]].contiguous()
+    multiply: Callable[[Tensor], Tensor] = product(weight, rows)
+    torch.testing.assert_close(multiply(x), x @ weight.t(), rtol=1e-4, atol=1e-3)
