@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 from seqwright.devices import autocast
 from seqwright.hyperparameters import Hyperparameters
-from seqwright.models import loss
+from seqwright.models import loss, prepared
 from seqwright.models.loss import output_loss
 from seqwright.models.products import product
+from seqwright.models.protocols import select_hypotheses
 from seqwright.models.rnn_decoder import RecurrentDecoder
 from seqwright.models.seq2seq import Seq2Seq, build_model, initialize_model
 
@@ -84,7 +85,30 @@ def test_the_fused_decoder_in_bf16_is_near_fp32() -> None:
 def test_only_decoders_that_it_covers_are_fused(settings: dict[str, object], fused: bool) -> None:
     decoder = make_model(**settings).decoder
     assert isinstance(decoder, RecurrentDecoder)
-    assert decoder._is_fusable == fused
+    assert decoder.is_fusable == fused
+
+
+@pytest.mark.parametrize("settings", [{}, {"rnn_decoder_state_init": "avg"}, {"rnn_attention_type": "dot"}])
+@pytest.mark.parametrize("max_table", [prepared.MAX_TABLE, 0])
+@torch.no_grad()
+def test_a_prepared_model_steps_as_the_model_does(
+    settings: dict[str, object], max_table: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "MAX_TABLE", max_table)
+    model = make_model(**settings).eval()
+    fast = prepared.PreparedModel(model)
+    encoded = model.encode(torch.randint(4, 50, (5, 7), generator=torch.Generator().manual_seed(1)), LENGTHS)
+    thrice = torch.arange(5).repeat_interleave(3)
+    states = [select_hypotheses(decoder.start(encoded), thrice) for decoder in (model.decoder, fast.decoder)]
+    for number in range(4):
+        tokens = torch.arange(15) * 3 + number
+        hidden, weights, states[0] = model.decoder.step(tokens, states[0])
+        fast_hidden, fast_weights, states[1] = fast.decoder.step(tokens, states[1])
+        torch.testing.assert_close(fast_hidden, hidden, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(fast_weights, weights, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(fast.logits(fast_hidden), model.logits(hidden), rtol=1e-5, atol=1e-5)
+        order = torch.arange(15).view(5, 3).flip(1).flatten()
+        states = [select_hypotheses(state, order) for state in states]
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -137,5 +161,5 @@ def test_prepared_products_are_products(rows: int, shape: tuple[int, int], layou
     weight = torch.randn(*shape, generator=generator)
     inputs = torch.randn(rows, 2 * shape[1], generator=generator)
     x = inputs[:, : shape[1]] if layout == "part" else inputs[:, : shape[1]].contiguous()
-    multiply: Callable[[Tensor], Tensor] = product(weight, rows)
+    multiply: Callable[[Tensor], Tensor] = product(weight)
     torch.testing.assert_close(multiply(x), x @ weight.t(), rtol=1e-4, atol=1e-3)

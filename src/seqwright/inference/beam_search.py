@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from seqwright.data.vocabulary import BOS, EOS, PAD
+from seqwright.models.prepared import SearchModel
 from seqwright.models.protocols import select_hypotheses, select_sentences
-from seqwright.models.seq2seq import Seq2Seq
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _Step:
 
 @torch.inference_mode()
 def beam_search(
-    model: Seq2Seq,
+    model: SearchModel,
     source: Tensor,
     lengths: Tensor,
     *,

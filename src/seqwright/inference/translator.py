@@ -15,6 +15,7 @@ from seqwright.data.vocabulary import EOS, PAD, Vocabulary
 from seqwright.devices import Precision, autocast, choose_device, choose_precision
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.beam_search import Hypothesis, beam_search
+from seqwright.models.prepared import PreparedModel
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Translation:
 
 
 class Translator:
-    """A model ready to translate.
+    """A model ready to translate. Its parameters must not change while this is in use.
 
     Args:
         trained: the model and what belongs to it.
@@ -55,7 +56,8 @@ class Translator:
         self.trained = trained
         self.device = device
         self.precision: Precision = precision
-        self._model = trained.model.to(device).eval()
+        model = trained.model.to(device).eval()
+        self._model = PreparedModel(model, torch.bfloat16 if precision == "bf16" else torch.float32)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", precision: str = "auto") -> Self:

@@ -88,7 +88,7 @@ class _Decode(torch.autograd.Function):
         length, width = keys.shape[1:]
         values, bias = values.to(dtype), bias.float()
         step, query, score, hidden = (weight.to(dtype) for weight in (step, query, score, hidden))
-        step_product, query_product, hidden_product = (product(weight, batch) for weight in (step, query, hidden))
+        step_product, query_product, hidden_product = (product(weight) for weight in (step, query, hidden))
         inputs = torch.empty(steps + 1, batch, 2 * size, dtype=dtype, device=device)
         joined = torch.empty(steps, batch, hidden.shape[1], dtype=dtype, device=device)
         gates = torch.empty(steps, batch, 4 * size, device=device)
@@ -143,7 +143,7 @@ class _Decode(torch.autograd.Function):
         factors = gates.view(steps, batch, 4, size)
 
         transposed = (weight.t().contiguous() for weight in (step, query, hidden))
-        step_product, query_product, hidden_product = (product(weight, batch) for weight in transposed)
+        step_product, query_product, hidden_product = (product(weight) for weight in transposed)
         d_gates = torch.empty(steps, batch, 4, size, dtype=dtype, device=keys.device)
         d_hidden = torch.empty(steps, batch, size, dtype=dtype, device=keys.device)
         d_context = torch.empty(steps, batch, values.shape[2], dtype=dtype, device=keys.device)

@@ -97,29 +97,36 @@ class RecurrentDecoder(nn.Module):
         """Hidden vectors `[B, T, H]` for the tokens that follow each of `target_in` `[B, T]`."""
         embedded, state = self.embedding(target_in.t()), self.start(encoded)
         mask = self._dropout_mask(embedded, encoded)
-        if self._is_fusable:
+        if self.is_fusable:
             return self._decode_fused(embedded, state, mask)
         return self._decode_by_steps(embedded, state, mask)
 
     @property
-    def _is_fusable(self) -> bool:
+    def is_fusable(self) -> bool:
         """Whether `fused_decoder` covers this decoder."""
         return len(self.cells) == 1 and self.cells[0].kind == "lstm" and isinstance(self.attention, MlpAttention)
 
     def _decode_fused(self, embedded: Tensor, state: RecurrentState, mask: Tensor | None) -> Tensor:
         """All steps as one function."""
+        (output, cell), memory = state.cells[0], state.memory
+        projected = F.linear(embedded, *self.embedding_projection())
+        return decode(projected, output, cell, memory.keys, memory.values, memory.bias, self.weights(), mask)
+
+    def weights(self) -> DecoderWeights:
+        """What a step reads, of a decoder that is fusable."""
         cell, attention = self.cells[0], cast(MlpAttention, self.attention)
-        weights = DecoderWeights(
+        return DecoderWeights(
             torch.cat([cell.weight_ih[:, self.num_embed :], cell.weight_hh], dim=1),
             attention.query.weight,
             attention.score.weight[0],
             self.hidden.weight,
             self.hidden.bias,
         )
-        projected = F.linear(embedded, cell.weight_ih[:, : self.num_embed], cell.bias_ih + cell.bias_hh)
-        output, memory_cell = state.cells[0]
-        memory = state.memory
-        return decode(projected, output, memory_cell, memory.keys, memory.values, memory.bias, weights, mask)
+
+    def embedding_projection(self) -> tuple[Tensor, Tensor]:
+        """Weight `[gates · H, E]` and bias of the embedding's part of the first cell's gates, both biases in one."""
+        cell = self.cells[0]
+        return cell.weight_ih[:, : self.num_embed], cell.bias_ih + cell.bias_hh
 
     def _decode_by_steps(self, embedded: Tensor, state: RecurrentState, mask: Tensor | None) -> Tensor:
         """The same, and every other decoder, step by step: what search does, and the reference."""

@@ -1,0 +1,121 @@
+"""A trained model made ready for search: what depends on its parameters alone is computed once."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqwright.models.fused_decoder import DecoderWeights
+from seqwright.models.products import product
+from seqwright.models.protocols import Decoder, Encoded
+from seqwright.models.rnn import lstm_update
+from seqwright.models.rnn_decoder import RecurrentDecoder, RecurrentState
+from seqwright.models.seq2seq import Seq2Seq
+
+MAX_TABLE = 1 << 27
+"""Numbers that the table of projected embeddings may hold: half a gigabyte in fp32."""
+
+
+class SearchDecoder(Protocol):
+    """A decoder as search uses it; see `Decoder`."""
+
+    def start(self, encoded: Encoded) -> Any:  # noqa: ANN401 - a `DecoderState` of the decoder's own
+        """The state before the first token, one hypothesis a sentence."""
+
+    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:  # noqa: ANN401
+        """Feed `token` `[N]`: hidden vectors `[N, H]`, attention weights `[N, S]` and the next state."""
+
+
+class SearchModel(Protocol):
+    """A model as search uses it: a `Seq2Seq`, or one made ready."""
+
+    @property
+    def decoder(self) -> SearchDecoder:
+        """The decoder."""
+
+    def encode(self, source: Tensor, source_lengths: Tensor) -> Encoded:
+        """Encode `source` ids `[B, S]` of the given lengths `[B]`."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Unnormalised log probabilities `[..., V]` of the next token, from hidden vectors `[..., H]`."""
+
+
+class PreparedModel:
+    """A model for search. Its parameters must not change while this is in use.
+
+    Args:
+        model: the model.
+        dtype: the type of the matrix products of a step, fp32 or bf16.
+    """
+
+    def __init__(self, model: Seq2Seq, dtype: torch.dtype = torch.float32) -> None:
+        self.encode = model.encode
+        self.decoder = prepared_decoder(model.decoder, dtype)
+        self._output = product(model.output_layer.weight.detach().to(dtype))
+        self._bias = model.output_layer.bias.detach()
+        self._dtype = dtype
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As `Seq2Seq.logits`."""
+        return self._output(hidden.to(self._dtype)).float().add_(self._bias)
+
+
+def prepared_decoder(decoder: Decoder, dtype: torch.dtype) -> SearchDecoder:
+    """The fast form of a decoder where there is one, otherwise the decoder."""
+    if isinstance(decoder, RecurrentDecoder) and decoder.is_fusable:
+        return PreparedRecurrentDecoder(decoder, dtype)
+    return decoder
+
+
+class PreparedRecurrentDecoder:
+    """A recurrent decoder of the kind that `fused_decoder` covers, for search.
+
+    The gates' share of each target token is looked up in a table, `W [embedding] + b` for the whole vocabulary; the
+    shares of the two recurrent inputs come from one product.
+
+    Args:
+        decoder: the decoder.
+        dtype: the type of the matrix products of a step, fp32 or bf16.
+    """
+
+    def __init__(self, decoder: RecurrentDecoder, dtype: torch.dtype) -> None:
+        self.start = decoder.start
+        self._dtype = dtype
+        with torch.no_grad():
+            weights = DecoderWeights(*(weight.detach().to(dtype) for weight in vars(decoder.weights()).values()))
+            self._gates = _gates_by_token(decoder)
+        self._weights = weights
+        self._step = product(weights.step)
+        self._query = product(weights.query)
+        self._hidden = product(weights.hidden)
+
+    def step(self, token: Tensor, state: RecurrentState) -> tuple[Tensor, Tensor, RecurrentState]:
+        """As `RecurrentDecoder.step`."""
+        memory, (output, cell) = state.memory, state.cells[0]
+        recurrent = torch.cat([state.hidden, output], dim=1).to(self._dtype)
+        output, cell = lstm_update(self._gates(token) + self._step(recurrent), cell)
+        narrow = output.to(self._dtype)
+
+        sentences, length, width = memory.keys.shape
+        query = self._query(narrow).view(sentences, -1, 1, width)
+        looked = torch.add(memory.keys.to(self._dtype).unsqueeze(1), query).tanh_()
+        scores = (looked @ self._weights.score).float() + memory.bias.unsqueeze(1)
+        attention = torch.softmax(scores, dim=2)
+        context = torch.bmm(attention.to(self._dtype), memory.values.to(self._dtype)).view(len(token), -1)
+        joined = self._hidden(torch.cat([narrow, context], dim=1)).float()
+        hidden = joined.add_(self._weights.hidden_bias).tanh_()
+        following = dataclasses.replace(state, hidden=hidden, cells=((output, cell),))
+        return hidden, attention.view(len(token), length), following
+
+
+def _gates_by_token(decoder: RecurrentDecoder) -> Callable[[Tensor], Tensor]:
+    """The embeddings' part of the gates `[N, 4H]` of tokens `[N]`: from a table, or where it were too large, made."""
+    weight, bias = decoder.embedding_projection()
+    weight, bias, embeddings = weight.detach(), bias.detach(), decoder.embedding.table.weight.detach()
+    if len(embeddings) * len(weight) > MAX_TABLE:
+        return lambda token: F.linear(embeddings[token], weight, bias)
+    table = F.linear(embeddings, weight, bias)
+    return lambda token: table.index_select(0, token)
