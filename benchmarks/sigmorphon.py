@@ -35,6 +35,10 @@ COMMON: dict[str, object] = {
     "max_seq_len_target": 60,
     "optimized_metric": "accuracy",
     "checkpoint_threshold": 1000,
+    "checkpoint_frequency_num_batches": 113,
+    "lr_scheduler_type": "fixed_rate_inv_sqrt_t",
+    "fixed_rate_lr_half_life": 1000,
+    "lr_cooldown_num_batches": 1800,
 }
 SETTINGS: dict[str, dict[str, object]] = {
     "rnn": {
@@ -48,10 +52,7 @@ SETTINGS: dict[str, dict[str, object]] = {
         "label_smoothing": 0.1,
         "batch_size": 32,
         "learning_rate": 0.002,
-        "lr_scheduler_type": "fixed_rate_inv_sqrt_t",
-        "fixed_rate_lr_half_life": 8,
-        "checkpoint_frequency_num_batches": 113,
-        "max_num_batches": 3400,
+        "max_num_batches": 3600,
     },
     "cnn": {
         **COMMON,
@@ -59,7 +60,7 @@ SETTINGS: dict[str, dict[str, object]] = {
         "decoder_type": "cnn",
         "num_layers_encoder": 3,
         "num_layers_decoder": 3,
-        "cnn_num_hidden": 256,
+        "cnn_num_hidden": 192,
         "num_embed_source": 128,
         "num_embed_target": 128,
         "embed_dropout_source": 0.3,
@@ -67,11 +68,8 @@ SETTINGS: dict[str, dict[str, object]] = {
         "cnn_hidden_dropout": 0.3,
         "label_smoothing": 0.1,
         "batch_size": 32,
-        "learning_rate": 0.001,
-        "lr_scheduler_type": "fixed_rate_inv_sqrt_t",
-        "fixed_rate_lr_half_life": 8,
-        "checkpoint_frequency_num_batches": 113,
-        "max_num_batches": 5000,
+        "learning_rate": 0.0015,
+        "max_num_batches": 3600,
     },
 }
 PUBLISHED = {"ady": 28.00, "bul": 31.11, "fre": 6.22, "jpn": 7.56, "vie": 4.67}

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from seqwright.artifacts import load_model
 from seqwright.errors import ClientError
 from seqwright.training.job import Channels, train
+from seqwright.training.trainer import Monitor, Progress, Update
 from tests.toy import SETTINGS, prepared
 
 
@@ -158,6 +159,18 @@ def test_an_interrupted_run_leaves_a_model_and_goes_on_as_if_it_had_not_stopped(
         assert load_model(tmp_path / "model")
     train(channels, tmp_path / "model", settings, precision="fp32")
     assert_same_weights(tmp_path / "straight", tmp_path / "model")
+
+
+def test_monitors_of_ones_own_watch_too(channels: Channels, tmp_path: Path) -> None:
+    class Counter(Monitor):
+        pairs = 0
+
+        def on_update(self, progress: Progress, update: Update) -> None:
+            self.pairs += update.pairs
+
+    counter = Counter()
+    train(channels, tmp_path / "model", {**SETTINGS, "max_num_batches": 3}, monitors=[counter])
+    assert 0 < counter.pairs <= 3 * 16
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "vocab"])

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,7 @@ def train(
     seed: int = 1,
     host: str = "localhost",
     console: Console | None = None,
+    monitors: Sequence[Monitor] = (),
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Progress:
     """Train a model and leave the best one in `output`; where `checkpoints` holds this run's, go on from there.
@@ -79,6 +80,7 @@ def train(
         seed: of initialisation, data order and dropout; the same seed gives the same model on the same machine.
         host: the name that log lines carry.
         console: a terminal for the progress bar; plain log lines without one.
+        monitors: what else watches training.
         stop_requested: asked after every update; once it says yes, the run saves its state and returns.
 
     Returns:
@@ -130,15 +132,16 @@ def train(
         begin(model, origin, settings, data.source_vocabulary, data.target_vocabulary)
     else:
         restore_best(checkpoints, output)
-    monitors: list[Monitor] = [
+    watching: list[Monitor] = [
         BestModelWriter(checkpoints, output, trained),
         store,
         TensorBoard(checkpoints / "tensorboard"),
         LogLines(host),
+        *monitors,
     ]
     bar = ProgressBar(console, settings, data.batches.batches_per_epoch) if console and console.is_terminal else None
     try:
-        trainer.fit(data.batches, [*monitors, bar or PlainProgress()], stop_requested)
+        trainer.fit(data.batches, [*watching, bar or PlainProgress()], stop_requested)
     finally:
         if bar:
             bar.close()
