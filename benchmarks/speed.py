@@ -37,7 +37,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from seqwright.data.corpus import load_channel
+from seqwright.artifacts import load_model
+from seqwright.data.corpus import load_channel, load_vocabularies
 from seqwright.data.prepare import prepare
 from seqwright.importers.sockeye import import_sockeye
 from seqwright.inference.translator import Translator
@@ -69,6 +70,8 @@ BEAM = 5
 LONE = 100
 """Sentences translated one at a time."""
 GIGA = 1e9
+STATE_BYTES = 16
+"""Of a parameter in fp32 with its gradient and Adam's two moments."""
 
 
 @dataclass
@@ -97,9 +100,11 @@ class Clock(Monitor):
         self.pairs = 0
         self.started = 0.0
         self.seconds = 0.0
+        self.first = 0.0
 
     def on_update(self, progress: Progress, update: Update) -> None:
         """Count the update's pairs."""
+        self.first = self.first or time.time()
         if progress.updates == WARM_UP:
             self.started = time.perf_counter()
         elif progress.updates > WARM_UP:
@@ -160,10 +165,10 @@ class Bench:
         self.rows.append(Row(name, unit))
         return self.rows[-1]
 
-    def child(self, job: str) -> dict[str, float]:
+    def child(self, job: str, data: Path | None = None, updates: int | None = None) -> dict[str, float]:
         """Run a job of ours in a process of its own."""
-        command = [sys.executable, __file__, "--data", str(self.data), "--child", job]
-        command += ["--updates", str(self.options.updates), "--precision", self.options.precision]
+        command = [sys.executable, __file__, "--data", str(data or self.data), "--child", job]
+        command += ["--updates", str(updates or self.options.updates), "--precision", self.options.precision]
         found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         return found
 
@@ -185,15 +190,29 @@ def child_train(kind: str) -> Callable[[argparse.Namespace], dict[str, float]]:
     """A training run that reports its rate and its peak of memory."""
 
     def run(options: argparse.Namespace) -> dict[str, float]:
-        clock = Clock()
+        clock, before = Clock(), resident()
         settings = {**COMMON, **SETTINGS[kind], "max_num_batches": options.updates}
         with tempfile.TemporaryDirectory() as scratch:
             output = Path(scratch) / "model"
-            train(Channels.under(options.data), output, settings, precision=options.precision, monitors=[clock])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {"pairs_per_second": clock.pairs / clock.seconds, "peak_bytes": peak}
+            cache = options.data / "cache"
+            train(
+                Channels.under(options.data), output, settings, cache=cache, precision=options.precision,
+                monitors=[clock],
+            )  # fmt: skip
+            parameters = sum(p.numel() for p in load_model(output).model.parameters())
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        return {
+            "pairs_per_second": clock.pairs / clock.seconds if clock.pairs else 0.0,
+            "memory_ratio": peak / (parameters * STATE_BYTES),
+            "first_update": clock.first,
+        }
 
     return run
+
+
+def resident() -> int:
+    """Memory of this process in bytes."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def child_translate(options: argparse.Namespace) -> dict[str, float]:
@@ -224,8 +243,11 @@ CHILDREN: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
 def run_train(bench: Bench) -> None:
     """Training the recurrent model."""
     row = bench.row("train, LSTM 512", "pairs/s")
+    memory = bench.row("peak memory over parameters, gradients and Adam's state", "times")
     for _ in range(bench.options.repeats):
-        row.add("seqwright", bench.child("train")["pairs_per_second"])
+        ours = bench.child("train")
+        row.add("seqwright", ours["pairs_per_second"])
+        memory.add("seqwright", ours["memory_ratio"])
         updates = str(bench.options.updates)
         log = bench.peer(
             "sockeye", "-m", "sockeye.train", "--source", "train.en", "--target", "train.de",
@@ -303,12 +325,13 @@ def run_translate(bench: Bench) -> None:
 
 
 def run_prepare(bench: Bench) -> None:
-    """Preparing a million pairs, and reading them back."""
+    """Preparing a million pairs, reading them back, and starting to train on them."""
     for side in ("en", "de"):
         lines = bench.text("train", side).read_bytes()
-        times = -(-1_000_000 // lines.count(b"\n"))
-        bench.text("million", side).write_bytes(lines * times)
+        bench.text("million", side).write_bytes(lines * -(-1_000_000 // lines.count(b"\n")))
+    pairs = bench.text("million", "en").read_bytes().count(b"\n")
     written, read = bench.row("prepare, 1 M pairs", "pairs/s"), bench.row("read a .rec of 1 M pairs", "pairs/s")
+    start = bench.row("start to first update, 1 M pairs, over import torch", "s")
     for number in range(bench.options.repeats):
         output = bench.scratch / f"million-{number}"
         started = time.perf_counter()
@@ -319,13 +342,19 @@ def run_prepare(bench: Bench) -> None:
             validation_target=bench.text("val", "de"),
             output=output,
         )
-        pairs = bench.text("million", "en").read_bytes().count(b"\n")
         written.add("seqwright", pairs / (time.perf_counter() - started))
+        sizes = [len(vocabulary) for vocabulary in load_vocabularies(output / "vocab")]
         started = time.perf_counter()
         corpus = load_channel(
-            output / "train", source_vocab_size=10**6, target_vocab_size=10**6, cache=output / "cache"
+            output / "train", source_vocab_size=sizes[0], target_vocab_size=sizes[1], cache=output / "cache"
         )
         read.add("seqwright", len(corpus) / (time.perf_counter() - started))
+        bench.child("train", output, updates=1)
+        launched = time.time()
+        subprocess.run([sys.executable, "-c", "import torch"], check=True)
+        imported = time.time()
+        first = bench.child("train", output, updates=1)["first_update"]
+        start.add("seqwright", (first - imported) - (imported - launched))
         shutil.rmtree(output)
 
 
