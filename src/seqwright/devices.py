@@ -58,3 +58,8 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[object]:
         if precision == "bf16" and device.type == "cpu" and not computes_in_bf16(device):
             stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
         yield stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"))
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device had no memory left for a tensor."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

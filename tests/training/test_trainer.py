@@ -1,16 +1,20 @@
 """When training checkpoints and ends."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn import Module
 
 from seqwright.artifacts import TrainedModel
 from seqwright.data.batches import Batches
 from seqwright.data.corpus import ParallelCorpus
 from seqwright.data.sequences import Sequences
+from seqwright.errors import ClientError
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.training.optimizers import build_optimizer
 from seqwright.training.schedules import build_schedule
@@ -42,7 +46,13 @@ class Recorder(Monitor):
 
 
 def fit(
-    make: Maker, perplexities: Sequence[float], *, stop: Callable[[], bool] | None = None, **settings: Any
+    make: Maker,
+    perplexities: Sequence[float],
+    *,
+    stop: Callable[[], bool] | None = None,
+    accumulate: int = 1,
+    change: Callable[[Trainer], object] = lambda _: None,
+    **settings: Any,
 ) -> tuple[Recorder, Trainer]:
     """Train on 20 pairs, 5 batches an epoch; validation reports the given perplexities in turn, then the last."""
     options = {"batch_size": 4, "checkpoint_frequency_num_batches": 2, **settings}
@@ -66,7 +76,9 @@ def fit(
         build_schedule(trained.settings),
         trained.settings,
         lambda: Scores(left.pop(0) if len(left) > 1 else left[0], 0.5, 10.0),
+        accumulate=accumulate,
     )
+    change(trainer)
     recorder = Recorder()
     assert trainer.fit(batches, [recorder], stop or (lambda: False)) == recorder.reason
     return recorder, trainer
@@ -163,3 +175,84 @@ def test_the_optimizer_is_the_one_named(settings: dict[str, object], kind: type)
     assert isinstance(optimizer, kind)
     assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
     assert group.get("momentum", 0) == settings.get("momentum", 0)
+
+
+def weights(trainer: Trainer) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in trainer.model.parameters()]
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 9])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts: int, small_model: Maker) -> None:
+    whole, expected = fit(small_model, [9.0], max_num_batches=1, optimizer_type="sgd", label_smoothing=0.1)
+    split, found = fit(
+        small_model, [9.0], accumulate=parts, max_num_batches=1, optimizer_type="sgd", label_smoothing=0.1
+    )
+    assert split.updates[0].loss.item() == pytest.approx(whole.updates[0].loss.item(), rel=1e-6)
+    assert split.checkpoints[0][1].train[1] == pytest.approx(whole.checkpoints[0][1].train[1], rel=1e-6)
+    for one, other in zip(weights(found), weights(expected), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def holding(pairs: int) -> Callable[[Trainer], object]:
+    """Make the device as small as one that can hold so many pairs."""
+
+    def limit(_: Module, arguments: tuple[Tensor, ...]) -> None:
+        if len(arguments[0]) > pairs:
+            raise torch.OutOfMemoryError("no memory left")
+
+    return lambda trainer: trainer.model.register_forward_pre_hook(limit)
+
+
+def test_a_batch_that_does_not_fit_is_split_once_and_for_all(
+    small_model: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING"):
+        _, found = fit(small_model, [9.0], max_num_batches=4, optimizer_type="sgd", change=holding(1))
+    assert [line for line in caplog.messages if "parts" in line] == [
+        "the batch does not fit into memory: computing it in 2 parts",
+        "the batch does not fit into memory: computing it in 4 parts",
+    ]
+    _, expected = fit(small_model, [9.0], max_num_batches=4, optimizer_type="sgd")
+    for one, other in zip(weights(found), weights(expected), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_a_single_pair_that_does_not_fit_ends_training(small_model: Maker) -> None:
+    with pytest.raises(ClientError, match="a single pair of 6 source and 6 target tokens does not fit"):
+        fit(small_model, [9.0], max_num_batches=4, change=holding(0))
+
+
+def poisoned(updates: Sequence[int]) -> Callable[[Trainer], object]:
+    """Make the model's output infinite in these updates, counted from 0."""
+
+    def change(trainer: Trainer) -> None:
+        def poison(_: Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output * math.inf if trainer.progress.updates in updates else output
+
+        trainer.model.register_forward_hook(poison)
+
+    return change
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_counted(small_model: Maker) -> None:
+    seen: list[list[Tensor]] = []
+
+    def change(trainer: Trainer) -> None:
+        poisoned([1, 3, 4])(trainer)
+        trainer.model.register_forward_pre_hook(lambda *_: seen.append(weights(trainer)))
+
+    recorder, trainer = fit(small_model, [9.0], max_num_batches=6, change=change)
+    seen.append(weights(trainer))
+    stayed = [
+        all(torch.equal(a, b) for a, b in zip(before, after, strict=True)) for before, after in itertools.pairwise(seen)
+    ]
+    assert stayed == [False, True, False, True, True, False]
+    assert (trainer.progress.skipped, trainer.progress.skipped_in_a_row) == (3, 0)
+    assert all(math.isfinite(checkpoint.train[1]) for _, checkpoint in recorder.checkpoints[:1])
+
+
+def test_too_many_in_a_row_end_training_and_say_where(small_model: Maker) -> None:
+    with pytest.raises(
+        ClientError, match=r"20 updates in a row, .* update 23 \(learning rate 3\.75e-05, batch 3 of epoch 4"
+    ):
+        fit(small_model, [9.0], max_num_batches=60, checkpoint_threshold=99, change=poisoned(range(3, 60)))

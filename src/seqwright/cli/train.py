@@ -47,6 +47,9 @@ def train_command(
     ] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Parts that a batch is computed in: the same gradient in less memory.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of initialisation, data order and dropout.")] = 1,
 ) -> None:
     """Train a model; interrupted training goes on where it stopped when the same command is given again."""
@@ -67,6 +70,7 @@ def train_command(
             device=device,
             precision=precision,
             seed=seed,
+            accumulate=accumulate,
             console=STDERR,
             stop_requested=stop_requested,
         )

@@ -4,6 +4,7 @@ What comes in which batch is planned for a whole epoch at once, in a few arrays 
 number of the epoch alone. Tensors are made when their batch is due.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -46,6 +47,23 @@ class Batch:
     def num_pairs(self) -> int:
         """B."""
         return len(self.indices)
+
+    def split(self, parts: int) -> list["Batch"]:
+        """The batch in at most `parts` batches of nearly equal numbers of pairs, in order."""
+        bounds = np.linspace(0, self.num_pairs, min(parts, self.num_pairs) + 1).astype(int)
+        return [self._rows(slice(start, end)) for start, end in itertools.pairwise(bounds)]
+
+    def _rows(self, rows: slice) -> "Batch":
+        lengths = self.target_lengths[rows]
+        return Batch(
+            self.source[rows],
+            self.source_lengths[rows],
+            self.target_in[rows],
+            self.target_out[rows],
+            lengths,
+            self.indices[rows],
+            int(lengths.sum()),
+        )
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`."""

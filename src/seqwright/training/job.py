@@ -61,6 +61,7 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     seed: int = 1,
+    accumulate: int = 1,
     host: str = "localhost",
     console: Console | None = None,
     monitors: Sequence[Monitor] = (),
@@ -78,6 +79,7 @@ def train(
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `fp32` or `bf16`.
         seed: of initialisation, data order and dropout; the same seed gives the same model on the same machine.
+        accumulate: parts that a batch is computed in, for the same gradient in less memory.
         host: the name that log lines carry.
         console: a terminal for the progress bar; plain log lines without one.
         monitors: what else watches training.
@@ -126,6 +128,7 @@ def train(
         settings,
         validator(trained, data.validation, data.validation_batches, chosen, arithmetic),
         arithmetic,
+        accumulate=accumulate,
     )
     store = CheckpointStore(checkpoints, trainer, _identity(settings, data, origin, seed, arithmetic))
     if not store.restore():

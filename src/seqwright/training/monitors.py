@@ -36,6 +36,8 @@ class LogLines(Monitor):
         logger.info("%s, train %s <score>=%.6g", where, name, value)
         for metric, score in checkpoint.validation.named().items():
             logger.info("%s, validation %s <score>=%.6g", where, metric, score)
+        if progress.skipped:
+            logger.warning("%d updates skipped so far, for their loss or gradient was not finite", progress.skipped)
         verdict = "best so far, model saved" if checkpoint.improved else f"no improvement for {progress.stale}"
         logger.info(
             "checkpoint %d after update %d: %s; learning rate %.3g; validated in %.1f s",

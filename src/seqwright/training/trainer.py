@@ -1,6 +1,8 @@
 """The training loop."""
 
 import dataclasses
+import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,12 +12,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from seqwright.data.batches import Batch, Batches
-from seqwright.devices import Precision, autocast
+from seqwright.devices import Precision, autocast, is_out_of_memory
+from seqwright.errors import ClientError
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.metrics import perplexity
 from seqwright.models.loss import BatchLoss, batch_loss
 from seqwright.models.seq2seq import Seq2Seq
 from seqwright.training.schedules import Schedule
+
+logger = logging.getLogger(__name__)
+
+MAX_SKIPPED = 20
+"""Updates without a finite loss and gradient that end training when they come one after the other."""
 
 INTERRUPTED = "a stop was requested"
 """The reason that `Trainer.fit` gives when it was asked to stop."""
@@ -34,6 +42,8 @@ class Progress:
         stale: checkpoints in a row, up to the last, that did not improve the optimized metric.
         best: the optimized metric's best value.
         best_updates: updates made when it was reached.
+        skipped: updates that changed nothing, for their loss or gradient was not finite.
+        skipped_in_a_row: how many of them were the last ones.
     """
 
     epoch: int = 0
@@ -44,6 +54,8 @@ class Progress:
     stale: int = 0
     best: float | None = None
     best_updates: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,8 @@ class Trainer:
         validate: scores the model at a checkpoint.
         precision: arithmetic of the matrix products; parameters stay fp32.
         progress: where to go on; the beginning if not given.
+        accumulate: parts that a batch is computed in, one after the other, for the same gradient in less memory. Where
+            a batch still does not fit, there come to be more.
     """
 
     def __init__(
@@ -136,12 +150,14 @@ class Trainer:
         validate: Callable[[], Scores],
         precision: Precision = "fp32",
         progress: Progress | None = None,
+        accumulate: int = 1,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.schedule = schedule
         self.settings = settings
         self.progress = progress or Progress()
+        self.accumulate = accumulate
         self._validate = validate
         self._monitors: list[Monitor] = []
         self._precision = precision
@@ -197,16 +213,65 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
+        parts = self._gradient(batch)
+        loss = torch.stack([part.objective.detach() for part in parts]).sum() / batch.num_tokens
+        if self._is_finite(loss):
+            for part in parts:
+                self._seen.add(part)
+            if self.settings.clip_gradient >= 0:
+                torch.nn.utils.clip_grad_value_(self.model.parameters(), self.settings.clip_gradient)
+            self.optimizer.step()
+        return Update(loss, batch.num_pairs, batch.num_tokens, rate)
+
+    def _gradient(self, batch: Batch) -> list[BatchLoss]:
+        """Leave the gradient of the batch's mean loss a token, and give the losses of its parts; split what won't fit.
+
+        Raises:
+            ClientError: a single pair does not fit into the device's memory.
+        """
+        while True:
+            try:
+                self.optimizer.zero_grad()
+                return [self._backward(part, batch.num_tokens) for part in batch.split(self.accumulate)]
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self.accumulate >= batch.num_pairs:
+                    raise ClientError(
+                        f"a single pair of {batch.source.shape[1]} source and {batch.target_in.shape[1]} target tokens "
+                        "does not fit into memory: lower max_seq_len_source and max_seq_len_target, or the model's size"
+                    ) from error
+                self.accumulate = min(2 * self.accumulate, batch.num_pairs)
+                logger.warning("the batch does not fit into memory: computing it in %d parts", self.accumulate)
+
+    def _backward(self, part: Batch, tokens: int) -> BatchLoss:
+        """Add the gradient of a part of a batch of so many target tokens."""
         with autocast(self._device, self._precision):
-            scored = batch_loss(self.model, batch, self.settings.label_smoothing)
-        loss = scored.objective / scored.tokens
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.settings.clip_gradient >= 0:
-            torch.nn.utils.clip_grad_value_(self.model.parameters(), self.settings.clip_gradient)
-        self.optimizer.step()
-        self._seen.add(scored)
-        return Update(loss.detach(), batch.num_pairs, batch.num_tokens, rate)
+            scored = batch_loss(self.model, part, self.settings.label_smoothing)
+        (scored.objective / tokens).backward()  # type: ignore[no-untyped-call]
+        return scored
+
+    def _is_finite(self, loss: Tensor) -> bool:
+        """Whether loss and gradient are; counts those that are not.
+
+        Raises:
+            ClientError: too many in a row were not.
+        """
+        progress, settings = self.progress, self.settings
+        norms = torch._foreach_norm([p.grad for p in self.model.parameters() if p.grad is not None], math.inf)
+        if bool(torch.isfinite(torch.stack([loss, *(norm.to(loss.device) for norm in norms)])).all()):
+            progress.skipped_in_a_row = 0
+            return True
+        progress.skipped += 1
+        progress.skipped_in_a_row += 1
+        if progress.skipped_in_a_row >= MAX_SKIPPED:
+            raise ClientError(
+                f"loss or gradient was not finite in {MAX_SKIPPED} updates in a row, the last of them update "
+                f"{progress.updates + 1} (learning rate {self.schedule.rate(progress.updates):.3g}, batch "
+                f"{progress.batch + 1} of epoch {progress.epoch}): lower learning_rate={settings.learning_rate:g}, or "
+                "look at the data; the best model so far is in place"
+            )
+        return False
 
     def _checkpoint(self) -> None:
         """Validate, note whether the optimized metric improved, and tell the monitors."""
@@ -260,7 +325,9 @@ class _Seen:
         self._tokens += scored.tokens
 
     def take(self) -> float:
-        """The metric's value, and a fresh start."""
+        """The metric's value, and a fresh start; not a number where every update was skipped."""
         total, tokens = float(self._sum), self._tokens
+        if not tokens:
+            return math.nan
         self._sum, self._tokens = 0.0, 0
         return total / tokens if self.metric == "accuracy" else perplexity(total, tokens)
