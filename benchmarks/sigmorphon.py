@@ -59,7 +59,8 @@ SETTINGS: dict[str, dict[str, object]] = {
         "encoder_type": "cnn",
         "decoder_type": "cnn",
         "num_layers_encoder": 3,
-        "num_layers_decoder": 3,
+        "num_layers_decoder": 2,
+        "cnn_kernel_width_encoder": 5,
         "cnn_num_hidden": 192,
         "num_embed_source": 128,
         "num_embed_target": 128,
@@ -69,7 +70,8 @@ SETTINGS: dict[str, dict[str, object]] = {
         "label_smoothing": 0.1,
         "batch_size": 32,
         "learning_rate": 0.0015,
-        "max_num_batches": 3600,
+        "max_num_batches": 3400,
+        "lr_cooldown_num_batches": 1700,
     },
 }
 PUBLISHED = {"ady": 28.00, "bul": 31.11, "fre": 6.22, "jpn": 7.56, "vie": 4.67}
