@@ -43,7 +43,7 @@ from seqwright.data.prepare import prepare
 from seqwright.importers.sockeye import import_sockeye
 from seqwright.inference.translator import Translator
 from seqwright.training.job import Channels, train
-from seqwright.training.trainer import Monitor, Progress, Update
+from seqwright.training.progress import Monitor, Progress, Update
 
 SETTINGS: dict[str, dict[str, object]] = {
     "train": {"rnn_num_hidden": 512},

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from seqwright.artifacts import load_model
 from seqwright.errors import ClientError
 from seqwright.training.job import Channels, train
-from seqwright.training.trainer import Monitor, Progress, Update
+from seqwright.training.progress import Monitor, Progress, Update
 from tests.toy import SETTINGS, prepared
 
 

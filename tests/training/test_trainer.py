@@ -17,8 +17,9 @@ from seqwright.data.sequences import Sequences
 from seqwright.errors import ClientError
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.training.optimizers import build_optimizer
+from seqwright.training.progress import Checkpoint, Monitor, Progress, Scores, Update
 from seqwright.training.schedules import build_schedule
-from seqwright.training.trainer import Checkpoint, Monitor, Progress, Scores, Trainer, Update
+from seqwright.training.trainer import Trainer
 
 Maker = Callable[..., TrainedModel]
 

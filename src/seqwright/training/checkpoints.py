@@ -17,7 +17,8 @@ from seqwright.artifacts import CONFIG, TrainedModel, copy_model, save_model
 from seqwright.errors import ClientError
 from seqwright.files import explained, new_folder, writing
 from seqwright.hyperparameters import Hyperparameters
-from seqwright.training.trainer import Checkpoint, Monitor, Progress, Trainer
+from seqwright.training.progress import Checkpoint, Monitor, Progress
+from seqwright.training.trainer import Trainer
 
 FORMAT_VERSION = 1
 MAY_CHANGE = frozenset(

@@ -28,8 +28,9 @@ from seqwright.training.checkpoints import (
 )
 from seqwright.training.monitors import LogLines, PlainProgress, ProgressBar, TensorBoard
 from seqwright.training.optimizers import build_optimizer
+from seqwright.training.progress import Monitor, Progress
 from seqwright.training.schedules import build_schedule
-from seqwright.training.trainer import Monitor, Progress, Trainer
+from seqwright.training.trainer import Trainer
 from seqwright.training.validation import validator
 from seqwright.training.warm_start import Origin, Start, begin, freeze, open_start, settle
 

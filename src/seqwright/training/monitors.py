@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from seqwright.hyperparameters import Hyperparameters
-from seqwright.training.trainer import Checkpoint, Monitor, Progress, Update
+from seqwright.training.progress import Checkpoint, Monitor, Progress, Update
 
 logger = logging.getLogger(__name__)
 

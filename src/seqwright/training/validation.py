@@ -11,7 +11,7 @@ from seqwright.devices import Precision
 from seqwright.inference.evaluation import reference_scores
 from seqwright.inference.translator import Translator
 from seqwright.metrics import bleu
-from seqwright.training.trainer import Scores
+from seqwright.training.progress import Scores
 
 
 def validator(
