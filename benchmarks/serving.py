@@ -40,6 +40,7 @@ from rich.table import Table
 
 from seqwright.inference.translator import Translator
 
+OK = 200
 FULL_BATCH = 64
 OVERLOAD = 10
 GENERATORS = 2
@@ -64,6 +65,7 @@ class Figures:
     bare_p50: float
     lone_p50: float
     crowd_rate: float
+    crowd_refused_share: float
     crowd_p50: float
     crowd_p99: float
     full_batch_p99: float
@@ -219,6 +221,8 @@ def measure(model: Path, sentences: Sequence[str], clients: int, seconds: float,
         asyncio.run(closed_loop(port, singles, clients, min(2.0, seconds)))
         lone = asyncio.run(closed_loop(port, singles, 1, seconds))
         crowd = asyncio.run(closed_loop(port, singles, clients, seconds))
+        crowd_refused = sum(answer.status != OK for answer in crowd) / len(crowd)
+        crowd = [answer for answer in crowd if answer.status == OK]
         crowd_rate = len(crowd) / seconds
         alone = asyncio.run(closed_loop(port, full, 1, seconds))
         before = memory(pid)
@@ -228,7 +232,7 @@ def measure(model: Path, sentences: Sequence[str], clients: int, seconds: float,
             parts = [pool.submit(overload, port, singles, rate, seconds) for _ in range(GENERATORS)]
             hard = [answer for part in parts for answer in part.result()]
         after = memory(pid)
-    accepted = [answer.seconds for answer in hard if answer.status == 200]
+    accepted = [answer.seconds for answer in hard if answer.status == OK]
     refused = [answer.seconds for answer in hard if answer.status == 503]
     assert len(accepted) + len(refused) == len(hard), {answer.status for answer in hard}
     return Figures(
@@ -236,6 +240,7 @@ def measure(model: Path, sentences: Sequence[str], clients: int, seconds: float,
         bare_p50=bare_p50,
         lone_p50=statistics.median(answer.seconds for answer in lone),
         crowd_rate=crowd_rate,
+        crowd_refused_share=crowd_refused,
         crowd_p50=statistics.median(answer.seconds for answer in crowd),
         crowd_p99=p99([answer.seconds for answer in crowd]),
         full_batch_p99=p99([answer.seconds for answer in alone]),
@@ -265,6 +270,7 @@ def table(figures: Figures, clients: int) -> Table:
     crowd = f.crowd_rate / f.offline_rate
     lone, hard = f.lone_p50 / f.bare_p50, f.overload_p99 / f.full_batch_p99
     made.add_row(f"{clients} clients", rate(f.crowd_rate), rate(f.offline_rate), f"{crowd:.0%}", "≥ 70%")
+    made.add_row("… refused", f"{f.crowd_refused_share:.1%}", "", "", "none")
     made.add_row("lone client, p50", milliseconds(f.lone_p50), milliseconds(f.bare_p50), f"{lone:.2f}", "< 1.30")
     made.add_row("overload, p99", milliseconds(f.overload_p99), milliseconds(f.full_batch_p99), f"{hard:.2f}", "< 3.00")
     made.add_row("overload, answered", rate(f.overload_accepted), rate(f.overload_offered), "", "")

@@ -160,7 +160,7 @@ class Trainer:
             ClientError: too many in a row were not.
         """
         progress, settings = self.progress, self.settings
-        norms = torch._foreach_norm([p.grad for p in self.model.parameters() if p.grad is not None], math.inf)
+        norms = torch._foreach_norm([p.grad for p in self.model.parameters() if p.grad is not None])
         if bool(torch.isfinite(torch.stack([loss, *(norm.to(loss.device) for norm in norms)])).all()):
             progress.skipped_in_a_row = 0
             return True
