@@ -38,7 +38,6 @@ COMMON: dict[str, object] = {
     "checkpoint_frequency_num_batches": 113,
     "lr_scheduler_type": "fixed_rate_inv_sqrt_t",
     "fixed_rate_lr_half_life": 1000,
-    "lr_cooldown_num_batches": 1800,
 }
 SETTINGS: dict[str, dict[str, object]] = {
     "rnn": {
@@ -52,7 +51,8 @@ SETTINGS: dict[str, dict[str, object]] = {
         "label_smoothing": 0.1,
         "batch_size": 32,
         "learning_rate": 0.002,
-        "max_num_batches": 3600,
+        "max_num_batches": 3000,
+        "lr_cooldown_num_batches": 1500,
     },
     "cnn": {
         **COMMON,
