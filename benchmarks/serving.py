@@ -33,8 +33,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import cast
 
 import torch
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -78,33 +80,51 @@ class Figures:
     memory_after: float
 
 
-class Connection:
-    """A kept-alive connection that asks and waits for the answer."""
+class Connection(asyncio.Protocol):
+    """A kept-alive connection that asks and waits for the answer, as cheaply as Python can."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._answered: asyncio.Future[Answer] | None = None
+        self._started = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way to write."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Collect an answer; the server names its length."""
+        self._received += data
+        head, ended, body = self._received.partition(b"\r\n\r\n")
+        if ended and len(body) >= int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]):
+            assert self._answered is not None
+            self._answered.set_result(Answer(int(head[9:12]), time.perf_counter() - self._started))
+            self._received = b""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail the request that waits, if any."""
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(exc or ConnectionError("the server closed the connection"))
 
     async def ask(self, body: bytes) -> Answer:
-        """Post a body of application/jsonlines; the time to connect does not count."""
-        if self._streams is None:
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
-        started = time.perf_counter()
-        reader, writer = self._streams
-        head = (
-            "POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/jsonlines\r\nContent-Length: "
-        )
-        writer.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", answer, re.IGNORECASE)
-        assert length is not None
-        await reader.readexactly(int(length[1]))
-        return Answer(int(answer[9:12]), time.perf_counter() - started)
+        """Post a body of application/jsonlines."""
+        assert self._transport is not None
+        self._answered = asyncio.get_running_loop().create_future()
+        self._started = time.perf_counter()
+        head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/jsonlines\r\n"
+        self._transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
+        return await self._answered
 
     def close(self) -> None:
         """End the connection."""
-        if self._streams is not None:
-            self._streams[1].close()
+        if self._transport is not None:
+            self._transport.close()
+
+
+async def connect(port: int) -> Connection:
+    """A new connection."""
+    return (await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port))[1]
 
 
 def body_of(sentences: Sequence[str]) -> bytes:
@@ -118,7 +138,7 @@ async def closed_loop(port: int, bodies: Sequence[bytes], clients: int, seconds:
     answers: list[Answer] = []
 
     async def client(number: int) -> None:
-        connection = Connection(port)
+        connection = await connect(port)
         for body in cycle(bodies[number::clients] or bodies):
             if time.perf_counter() >= until:
                 break
@@ -131,9 +151,7 @@ async def closed_loop(port: int, bodies: Sequence[bytes], clients: int, seconds:
 
 async def open_loop(port: int, bodies: Sequence[bytes], rate: float, seconds: float) -> list[Answer]:
     """Requests at a fixed rate, as long as there are connections for them."""
-    idle = [Connection(port) for _ in range(CONNECTIONS)]
-    for connection in idle:
-        await connection.ask(b"")
+    idle = [await connect(port) for _ in range(CONNECTIONS)]
     answers: list[Answer] = []
     tasks: set[asyncio.Task[None]] = set()
 
@@ -160,7 +178,7 @@ async def open_loop(port: int, bodies: Sequence[bytes], rate: float, seconds: fl
 def overload(port: int, bodies: Sequence[bytes], rate: float, seconds: float) -> list[Answer]:
     """`open_loop` in a process of its own, at a low priority: in service, clients have other machines."""
     os.nice(19)
-    return asyncio.run(open_loop(port, bodies, rate, seconds))
+    return uvloop.run(open_loop(port, bodies, rate, seconds))
 
 
 @contextlib.contextmanager
@@ -218,13 +236,13 @@ def measure(model: Path, sentences: Sequence[str], clients: int, seconds: float,
     batches = [body_of(sentences[i : i + FULL_BATCH]) for i in range(0, len(sentences), FULL_BATCH)]
     full = [body for body in batches if body.count(b"\n") == FULL_BATCH] or batches
     with serving(model, options) as (port, pid):
-        asyncio.run(closed_loop(port, singles, clients, min(2.0, seconds)))
-        lone = asyncio.run(closed_loop(port, singles, 1, seconds))
-        crowd = asyncio.run(closed_loop(port, singles, clients, seconds))
+        uvloop.run(closed_loop(port, singles, clients, min(2.0, seconds)))
+        lone = uvloop.run(closed_loop(port, singles, 1, seconds))
+        crowd = uvloop.run(closed_loop(port, singles, clients, seconds))
         crowd_refused = sum(answer.status != OK for answer in crowd) / len(crowd)
         crowd = [answer for answer in crowd if answer.status == OK]
         crowd_rate = len(crowd) / seconds
-        alone = asyncio.run(closed_loop(port, full, 1, seconds))
+        alone = uvloop.run(closed_loop(port, full, 1, seconds))
         before = memory(pid)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(GENERATORS, mp_context=context) as pool:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,18 @@ from hypothesis import strategies as st
 
 from seqwright.artifacts import TrainedModel
 from seqwright.data.vocabulary import BOS, EOS, PAD, UNK
-from seqwright.inference.beam_search import beam_search
+from seqwright.inference.beam_search import Hypothesis
+from seqwright.inference.beam_search import beam_search as search_and_tell
+from seqwright.models.seq2seq import Seq2Seq
 
 Maker = Callable[..., TrainedModel]
+
+
+def beam_search(model: Seq2Seq, source: torch.Tensor, lengths: torch.Tensor, **options: Any) -> list[list[Hypothesis]]:
+    """The hypotheses of every sentence, in order."""
+    found: dict[int, list[Hypothesis]] = {}
+    search_and_tell(model, source, lengths, found=found.__setitem__, **options)
+    return [found[number] for number in range(len(source))]
 
 
 def score(trained: TrainedModel, source: torch.Tensor, ids: list[int]) -> float:
@@ -58,6 +68,17 @@ def test_a_batch_gives_what_its_sentences_give_alone(sources: list[list[int]], b
         )[0]
         assert [h.ids for h in together[i]] == [h.ids for h in alone]
         assert [h.score for h in together[i]] == pytest.approx([h.score for h in alone], abs=1e-4)
+
+
+@given(st.lists(st.integers(4, 23), min_size=1, max_size=7), st.integers(1, 6))
+@settings(max_examples=25, deadline=None)
+def test_wanting_fewer_hypotheses_ends_earlier_and_gives_the_first_of_all(source: list[int], beam_size: int) -> None:
+    arguments = torch.tensor([source]), torch.tensor([len(source)])
+    options: dict[str, Any] = {"beam_size": beam_size, "max_lengths": torch.tensor([12])}
+    every = beam_search(_MODEL.model, *arguments, nbest=beam_size, **options)[0]
+    for nbest in range(1, beam_size):
+        some = beam_search(_MODEL.model, *arguments, nbest=nbest, **options)[0]
+        assert [(h.ids, h.score) for h in some] == [(h.ids, h.score) for h in every[:nbest]]
 
 
 def test_hypotheses_are_distinct_and_hold_no_special_tokens(small_model: Maker) -> None:

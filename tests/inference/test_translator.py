@@ -9,7 +9,7 @@ import torch
 
 from seqwright.artifacts import TrainedModel, save_model
 from seqwright.errors import ClientError
-from seqwright.inference.translator import Translator
+from seqwright.inference.translator import Translation, Translator
 
 Maker = Callable[..., TrainedModel]
 SOURCES = ["w5 w9 w11", "w6", "", "w7 unheard-of w8 w9 w10", "   "]
@@ -83,9 +83,26 @@ def test_a_limit_on_the_output_replaces_the_models_own(translator: Translator) -
 
 
 def test_every_source_of_a_batch_may_have_its_own_limit(translator: Translator) -> None:
-    found = translator.translate_batch([[4, 5], [4, 5], [4, 5]], max_output_lengths=[2, None, 25])
+    found: dict[int, Translation] = {}
+    translator.translate_batch([[4, 5], [4, 5], [4, 5]], found.__setitem__, max_output_lengths=[2, None, 25])
     alone = [translator.translate_ids([[4, 5]], max_output_length=limit)[0] for limit in (2, None, 25)]
-    assert [each.ids for each in found] == [each.ids for each in alone]
+    assert [found[number].ids for number in range(3)] == [each.ids for each in alone]
+
+
+def test_a_translation_is_told_as_soon_as_its_search_ends(translator: Translator) -> None:
+    told: list[int] = []
+    steps: list[int] = []
+
+    def step() -> list[int]:
+        steps.append(len(told))
+        return []
+
+    limits = [9, 1, 5]
+    translator.translate_batch(
+        [[4, 5]] * 3, lambda number, _: told.append(number), max_output_lengths=limits, abandoned=step
+    )
+    assert told[0] == 1
+    assert 1 in steps
 
 
 def test_bf16_translates_much_like_fp32(small_model: Maker) -> None:

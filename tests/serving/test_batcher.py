@@ -1,7 +1,11 @@
 """The batcher with a translator that can be held and that writes down its batches; what it searches is real."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
 
 import pytest
 import torch
@@ -15,7 +19,10 @@ from seqwright.serving.errors import RequestError
 from seqwright.serving.limits import Limits
 from seqwright.serving.metrics import Metrics
 from seqwright.serving.schemas import Configuration
+from seqwright.serving.searcher import ThreadSearcher
 from tests.serving.conftest import ENDLESS, random_model
+
+T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds that a test waits for what must happen, before it fails."""
@@ -35,13 +42,14 @@ class Watched(Translator):
     def translate_batch(
         self,
         sources: Sequence[Sequence[int]],
+        found: Callable[[int, Translation], None],
         *,
         beam_size: int | None = None,
         nbest: int = 1,
         attention: bool = False,
         max_output_lengths: Sequence[int | None] | None = None,
         abandoned: Callable[[], Collection[int]] | None = None,
-    ) -> list[Translation]:
+    ) -> None:
         def counted() -> Collection[int]:
             self.steps += 1
             return abandoned() if abandoned is not None else ()
@@ -49,8 +57,9 @@ class Watched(Translator):
         self.batches.append(([list(source) for source in sources], beam_size, attention))
         self.started.release()
         assert self.go.wait(PATIENCE)
-        return super().translate_batch(
+        super().translate_batch(
             sources,
+            found,
             beam_size=beam_size,
             nbest=nbest,
             attention=attention,
@@ -59,26 +68,70 @@ class Watched(Translator):
         )
 
 
+@dataclass
+class Asked:
+    """A request that was accepted, seen from the test's thread."""
+
+    ticket: Ticket
+    translations: Future[list[Translation]]
+
+
 class Bench:
-    """A batcher at work, and its translator."""
+    """A batcher at work on an event loop of its own, and its translator."""
 
     def __init__(self, limits: Limits) -> None:
         self.translator = Watched()
-        self.batcher = Batcher([self.translator], limits, Metrics())
-        self.batcher.start()
+        self._runner = asyncio.Runner()
+        self._loop = self._runner.get_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.batcher = Batcher([ThreadSearcher(self.translator)], limits, Metrics())
+        self.on_loop(self.batcher.start)
 
-    def hold(self) -> Ticket:
-        """Occupy the worker with a request of one instance until `release`."""
+    def on_loop(self, call: Callable[[], T]) -> T:
+        """What a function gives that must be called on the event loop."""
+
+        async def wrapped() -> T:
+            return call()
+
+        return asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(PATIENCE)
+
+    def submit(self, instances: Sequence[Instance]) -> Asked:
+        ticket = self.on_loop(lambda: self.batcher.submit(instances))
+
+        async def wait() -> list[Translation]:
+            return await ticket.translations
+
+        return Asked(ticket, asyncio.run_coroutine_threadsafe(wait(), self._loop))
+
+    def give_up(self, asked: Asked) -> None:
+        self.on_loop(asked.ticket.give_up)
+
+    def waiting(self) -> int:
+        return self.on_loop(self.batcher.waiting)
+
+    def begin_to_close(self) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(self.batcher.close(), self._loop)
+
+    def close(self) -> None:
+        """Close the batcher, and end the loop."""
+        self.begin_to_close().result(PATIENCE)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._runner.close()
+
+    def hold(self) -> Asked:
+        """Occupy the searcher with a request of one instance until `release`."""
         self.translator.go.clear()
-        ticket = self.batcher.submit([instance([5])])
+        asked = self.submit([instance([5])])
         assert self.translator.started.acquire(timeout=PATIENCE)
-        return ticket
+        return asked
 
     def release(self) -> None:
         self.translator.go.set()
 
     def batches(self) -> list[list[list[int]]]:
-        """The sources of every batch since the worker was first held."""
+        """The sources of every batch since the searcher was first held."""
         return [sources for sources, _, _ in self.translator.batches[1:]]
 
 
@@ -96,7 +149,7 @@ def bench() -> Iterator[Make]:
     yield make
     for each in made:
         each.release()
-        each.batcher.close()
+        each.close()
 
 
 def instance(ids: list[int], **configuration: object) -> Instance:
@@ -104,7 +157,7 @@ def instance(ids: list[int], **configuration: object) -> Instance:
     return Instance(ids, words, Configuration.model_validate(configuration), truncated=False)
 
 
-def result(ticket: Ticket) -> list[Translation]:
+def result(ticket: Asked) -> list[Translation]:
     return ticket.translations.result(PATIENCE)
 
 
@@ -126,7 +179,7 @@ def test_answers_under_batching_are_those_without(
     shared_bench: Bench, asked: list[list[tuple[list[int], dict[str, int]]]]
 ) -> None:
     first = shared_bench.hold()
-    tickets = [shared_bench.batcher.submit([instance(ids, **more) for ids, more in each]) for each in asked]
+    tickets = [shared_bench.submit([instance(ids, **more) for ids, more in each]) for each in asked]
     shared_bench.release()
     result(first)
     for each, ticket in zip(asked, tickets, strict=True):
@@ -152,13 +205,13 @@ def test_answers_under_batching_are_those_without(
 def shared_bench() -> Iterator[Bench]:
     made = Bench(Limits(max_batch=8, backlog=100))
     yield made
-    made.batcher.close()
+    made.close()
 
 
 def test_requests_that_arrive_together_are_searched_together_longest_first(bench: Make) -> None:
     made = bench()
     made.hold()
-    tickets = [made.batcher.submit([instance([5] * length)]) for length in (2, 7, 1, 4)]
+    tickets = [made.submit([instance([5] * length)]) for length in (2, 7, 1, 4)]
     made.release()
     for ticket in tickets:
         result(ticket)
@@ -167,9 +220,9 @@ def test_requests_that_arrive_together_are_searched_together_longest_first(bench
 
 def test_batches_are_bounded_in_instances_tokens_and_hypotheses(bench: Make) -> None:
     made = bench(max_batch=8, max_batch_tokens=40)
-    result(made.batcher.submit([instance([5] * (1 + i % 12)) for i in range(50)]))
-    result(made.batcher.submit([instance([5], beam_size=20) for _ in range(10)]))
-    result(made.batcher.submit([instance([5], beam_size=64)]))
+    result(made.submit([instance([5] * (1 + i % 12)) for i in range(50)]))
+    result(made.submit([instance([5], beam_size=20) for _ in range(10)]))
+    result(made.submit([instance([5], beam_size=64)]))
     for sources, beam_size, _ in made.translator.batches:
         assert len(sources) <= max(1, 8 * 5 // max(5, beam_size or 5))
         assert len(sources) * max(map(len, sources)) <= 40
@@ -186,7 +239,7 @@ def test_instances_with_other_options_are_searched_apart(bench: Make) -> None:
         {"nbest": 9},
         {"nbest": 3},
     ]
-    found = result(made.batcher.submit([instance([5, 6], **each) for each in settings]))
+    found = result(made.submit([instance([5, 6], **each) for each in settings]))
     seen = sorted((beam_size, attention, len(sources)) for sources, beam_size, attention in made.translator.batches)
     assert seen == [(2, False, 1), (5, False, 2), (5, True, 2), (9, False, 1)]
     assert [each.attention is not None for each in found] == [False, False, True, True, False, False]
@@ -196,9 +249,9 @@ def test_instances_with_other_options_are_searched_apart(bench: Make) -> None:
 def test_a_huge_request_does_not_hold_up_the_others(bench: Make) -> None:
     made = bench(max_batch=16, max_batch_tokens=10_000, backlog=1)
     made.hold()
-    huge = made.batcher.submit([instance([5] * 3) for _ in range(200)])
-    small = [made.batcher.submit([instance([6] * 2)]) for _ in range(3)]
-    wide = made.batcher.submit([instance([7] * 4, beam_size=2)])
+    huge = made.submit([instance([5] * 3) for _ in range(200)])
+    small = [made.submit([instance([6] * 2)]) for _ in range(3)]
+    wide = made.submit([instance([7] * 4, beam_size=2)])
     made.release()
     for ticket in (*small, wide, huge):
         result(ticket)
@@ -211,19 +264,19 @@ def test_a_huge_request_does_not_hold_up_the_others(bench: Make) -> None:
 def test_a_lone_client_never_waits_for_company(bench: Make) -> None:
     made = bench(max_wait=10 * PATIENCE)
     for _ in range(5):
-        result(made.batcher.submit([instance([5])]))
-    result(made.batcher.submit([instance([5]) for _ in range(200)]))
+        result(made.submit([instance([5])]))
+    result(made.submit([instance([5]) for _ in range(200)]))
 
 
 def test_requests_that_came_together_are_waited_for_and_no_longer(bench: Make) -> None:
     made = bench(max_wait=10 * PATIENCE)
     made.hold()
-    tickets = [made.batcher.submit([instance([5])]) for _ in range(3)]
+    tickets = [made.submit([instance([5])]) for _ in range(3)]
     made.release()
     for _ in range(4):
         for ticket in tickets:
             result(ticket)
-        tickets = [made.batcher.submit([instance([5])]) for _ in range(3)]
+        tickets = [made.submit([instance([5])]) for _ in range(3)]
     for ticket in tickets:
         result(ticket)
     assert [len(sources) for sources in made.batches()[1:]] == [3] * 4
@@ -232,36 +285,36 @@ def test_requests_that_came_together_are_waited_for_and_no_longer(bench: Make) -
 def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(bench: Make) -> None:
     made = bench(max_batch=8, backlog=1)
     made.hold()
-    accepted = [made.batcher.submit([instance([5])]) for _ in range(9)]
+    accepted = [made.submit([instance([5])]) for _ in range(9)]
     with pytest.raises(RequestError) as caught:
-        made.batcher.submit([instance([5])])
+        made.submit([instance([5])])
     assert (caught.value.status, caught.value.code) == (503, "queue_full")
     assert caught.value.headers["Retry-After"] == "1"
-    assert made.batcher.waiting() == 9
-    accepted[0].give_up()
-    accepted.append(made.batcher.submit([instance([5])]))
+    assert made.waiting() == 9
+    made.give_up(accepted[0])
+    accepted.append(made.submit([instance([5])]))
     made.release()
     for ticket in accepted[1:]:
         result(ticket)
-    result(made.batcher.submit([instance([5])]))
+    result(made.submit([instance([5])]))
 
 
 def test_the_queue_counts_a_huge_request_by_its_turn_for_small_ones_and_in_full_for_its_like(bench: Make) -> None:
     made = bench(max_batch=8, backlog=1)
     made.hold()
     for _ in range(3):
-        made.batcher.submit([instance([5]) for _ in range(100)])
+        made.submit([instance([5]) for _ in range(100)])
     with pytest.raises(RequestError, match="limit"):
-        made.batcher.submit([instance([5]) for _ in range(100)])
-    made.batcher.submit([instance([5])])
+        made.submit([instance([5]) for _ in range(100)])
+    made.submit([instance([5])])
 
 
 def test_a_request_given_up_is_not_computed_for(bench: Make) -> None:
     made = bench(max_batch=8)
     made.hold()
-    first, second = (made.batcher.submit([instance([5 + i]) for _ in range(20)]) for i in (1, 2))
-    first.give_up()
-    assert made.batcher.waiting() == 20
+    first, second = (made.submit([instance([5 + i]) for _ in range(20)]) for i in (1, 2))
+    made.give_up(first)
+    assert made.waiting() == 20
     made.release()
     result(second)
     assert {source[0] for sources in made.batches() for source in sources} == {7}
@@ -271,41 +324,39 @@ def test_a_running_search_drops_what_is_given_up_and_goes_on_with_the_rest(bench
     made = bench()
     alone = made.translator.translate_ids([[8, 9]], beam_size=64)[0]
     held = made.hold()
-    endless = made.batcher.submit([instance([6], **ENDLESS) for _ in range(2)])
-    other = made.batcher.submit([instance([8, 9], beam_size=64)])
+    endless = made.submit([instance([6], **ENDLESS) for _ in range(2)])
+    other = made.submit([instance([8, 9], beam_size=64)])
     made.release()
     result(held)
     assert made.translator.started.acquire(timeout=PATIENCE)
-    endless.give_up()
+    made.give_up(endless)
     assert result(other)[0].ids == alone.ids
-    result(made.batcher.submit([instance([5])]))
+    result(made.submit([instance([5])]))
     assert made.translator.steps < 900
-    assert not endless.translations.done() or len(result(endless)) == 2
+    assert not endless.translations.done()
 
 
 def test_a_search_that_breaks_fails_its_requests_and_no_others(bench: Make) -> None:
     made = bench()
     made.hold()
-    broken = made.batcher.submit([instance([5]), instance([10_000])])
+    broken = made.submit([instance([5]), instance([10_000])])
     made.release()
     with pytest.raises(IndexError):
         result(broken)
-    assert len(result(made.batcher.submit([instance([5])]))) == 1
+    assert len(result(made.submit([instance([5])]))) == 1
     assert made.batcher.ready
 
 
 def test_closing_finishes_what_was_accepted_and_refuses_the_rest(bench: Make) -> None:
     made = bench(max_batch=4, backlog=2)
-    tickets = [made.hold(), *(made.batcher.submit([instance([5])]) for _ in range(5))]
-    closing = threading.Thread(target=made.batcher.close)
-    closing.start()
+    tickets = [made.hold(), *(made.submit([instance([5])]) for _ in range(5))]
+    closing = made.begin_to_close()
     while made.batcher.ready:
         pass
     with pytest.raises(RequestError) as caught:
-        made.batcher.submit([instance([5])])
+        made.submit([instance([5])])
     assert (caught.value.status, caught.value.code) == (503, "shutting_down")
-    assert closing.is_alive()
+    assert not closing.done()
     made.release()
-    closing.join(PATIENCE)
-    assert not closing.is_alive()
+    closing.result(PATIENCE)
     assert [len(result(ticket)) for ticket in tickets] == [1] * 6

@@ -1,9 +1,10 @@
 """One beam search for every decoder.
 
 It is the original's search: a hypothesis that ends has its negative log probability divided by its length, and from
-then on competes with that score; the search of a sentence ends when all K hypotheses have ended. The probability
-includes that of EOS, the length does not count it. A hypothesis that is cut off keeps its whole negative log
-probability. (The original never keeps an empty hypothesis beside others, for its length is 0; here it counts as 1.)
+then on competes with that score; the search of a sentence ends when all K hypotheses have ended, or earlier, where the
+rest of it cannot change what is wanted. The probability includes that of EOS, the length does not count it. A
+hypothesis that is cut off keeps its whole negative log probability. (The original never keeps an empty hypothesis
+beside others, for its length is 0; here it counts as 1.)
 """
 
 from collections.abc import Callable, Collection
@@ -33,21 +34,6 @@ class Hypothesis:
     attention: Tensor | None
 
 
-@dataclass(frozen=True)
-class _Step:
-    """What one step chose; a sentence that had ended before extends each hypothesis by PAD.
-
-    Attributes:
-        parents: the hypothesis that each new one extends, `[B, K]`.
-        tokens: the token that extends it, `[B, K]`.
-        attention: the extended hypotheses' weights over the source, `[B, K, S]`, where asked for.
-    """
-
-    parents: Tensor
-    tokens: Tensor
-    attention: Tensor | None
-
-
 @torch.inference_mode()
 def beam_search(
     model: SearchModel,
@@ -58,8 +44,9 @@ def beam_search(
     max_lengths: Tensor,
     nbest: int = 1,
     attention: bool = False,
+    found: Callable[[int, list[Hypothesis]], None],
     abandoned: Callable[[], Collection[int]] | None = None,
-) -> list[list[Hypothesis]]:
+) -> None:
     """Find the best translations of a batch.
 
     Args:
@@ -70,23 +57,21 @@ def beam_search(
         max_lengths: steps after which a sentence's open hypotheses are cut off, EOS counted, at least 1, `[B]`.
         nbest: hypotheses returned a sentence, at most K.
         attention: whether to return attention weights.
+        found: told of each sentence, by its number, as soon as its search ends: its `nbest` hypotheses, best first;
+            fewer where the vocabulary cannot give so many.
         abandoned: asked after every step for the numbers of sentences that nobody wants any more. They leave the
             batch with what they have; the others' hypotheses are what they would have been.
-
-    Returns:
-        For each sentence its `nbest` hypotheses, best first; fewer where the vocabulary cannot give so many.
     """
     batch, device = len(source), source.device
     state = model.decoder.start(model.encode(source, lengths))
     state = select_hypotheses(state, torch.arange(batch, device=device).repeat_interleave(beam_size))
     active = torch.arange(batch, device=device)
-    beams = torch.arange(beam_size, device=device).repeat(batch, 1)
-    tokens = torch.full((batch, beam_size), BOS, device=device)
     scores = torch.full((batch, beam_size), torch.inf, device=device)
     scores[:, 0] = 0
     finished = torch.zeros(batch, beam_size, dtype=torch.bool, device=device)
-    final_scores, final_finished = scores.clone(), finished.clone()
-    steps: list[_Step] = []
+    tokens = torch.full((batch, beam_size), BOS, device=device)
+    prefixes = tokens.new_empty(batch * beam_size, 0)
+    looked = scores.new_empty(batch * beam_size, 0, source.shape[1])
 
     while len(active):
         hidden, weights, state = model.decoder.step(tokens.flatten(), state)
@@ -94,27 +79,32 @@ def beam_search(
         scores, parents, tokens = _extend(scores, finished, costs)
         finished = finished.gather(1, parents)
         ended = ~finished & (tokens == EOS)
-        scores = torch.where(ended, scores / max(len(steps), 1), scores)
+        scores = torch.where(ended, scores / max(prefixes.shape[1], 1), scores)
         finished |= ended
 
-        looked = None
+        rows = (parents + torch.arange(len(active), device=device).unsqueeze(1) * beam_size).flatten()
+        prefixes = torch.cat([prefixes.index_select(0, rows), tokens.view(-1, 1)], dim=1)
         if attention:
-            by_beam = weights.view(*parents.shape, -1).gather(1, parents.unsqueeze(2).expand(-1, -1, source.shape[1]))
-            looked = by_beam.new_zeros(batch, beam_size, source.shape[1]).index_copy(0, active, by_beam)
-        everywhere = torch.full_like(beams, PAD).index_copy(0, active, tokens)
-        steps.append(_Step(beams.index_copy(0, active, parents), everywhere, looked))
+            looked = torch.cat([looked, weights.unsqueeze(1)], dim=1).index_select(0, rows)
 
-        done = (finished | scores.isinf()).all(1) | (max_lengths[active] <= len(steps))
+        done = _is_settled(scores, finished, max_lengths, nbest) | (max_lengths <= prefixes.shape[1])
         if abandoned is not None and (unwanted := abandoned()):
             done |= torch.isin(active, torch.tensor(list(unwanted), device=device))
-        final_scores[active[done]] = scores[done]
-        final_finished[active[done]] = finished[done]
-        rows = parents + torch.arange(len(active), device=device).unsqueeze(1) * beam_size
+        if not done.any():
+            state = select_hypotheses(state, rows)
+            continue
+        numbers = active.tolist()
+        by_sentence = prefixes.view(len(active), beam_size, -1)
+        looked_by_sentence = looked.view(len(active), beam_size, *looked.shape[1:])
+        for place in done.nonzero().squeeze(1).tolist():
+            seen = looked_by_sentence[place] if attention else None
+            hypotheses = _rank(by_sentence[place], scores[place], finished[place], seen)
+            found(numbers[place], hypotheses[:nbest])
         keep = (~done).nonzero().squeeze(1)
-        state = select_sentences(state, keep, rows[keep].flatten())
+        state = select_sentences(state, keep, rows.view(-1, beam_size)[keep].flatten())
+        prefixes, looked = by_sentence[keep].flatten(0, 1), looked_by_sentence[keep].flatten(0, 1)
         active, tokens, scores, finished = active[keep], tokens[keep], scores[keep], finished[keep]
-
-    return _read_back(steps, final_scores, final_finished, nbest)
+        max_lengths = max_lengths[keep]
 
 
 def _extend(scores: Tensor, finished: Tensor, costs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,30 +127,37 @@ def _extend(scores: Tensor, finished: Tensor, costs: Tensor) -> tuple[Tensor, Te
     return best, chosen // vocab_size, chosen % vocab_size
 
 
-def _read_back(steps: list[_Step], scores: Tensor, finished: Tensor, nbest: int) -> list[list[Hypothesis]]:
-    """Follow the parents of each sentence's best hypotheses from the last step to the first.
+def _is_settled(scores: Tensor, finished: Tensor, max_lengths: Tensor, nbest: int) -> Tensor:
+    """Whether a sentence's `nbest` best hypotheses cannot change any more, `[B]`.
 
-    A hypothesis cut off at the length limit ranks after every one that ended.
+    An open hypothesis only gets more expensive, and its length, which divides its score when it ends, is bounded: so
+    its score will be at least what it costs now over the greatest length. Once that is more than what the `nbest`-th
+    ended hypothesis costs, neither it nor what comes of it can take that one's place, in the result or in the beam.
+
+    Args:
+        scores: what the hypotheses cost, infinite where the beam has no such hypothesis, `[B, K]`.
+        finished: which have ended, `[B, K]`.
+        max_lengths: steps that the search may take, EOS counted, `[B]`.
+        nbest: hypotheses wanted, at most K.
     """
-    ranked = torch.where(finished, scores, scores + _CUT_OFF).argsort(dim=1, stable=True)[:, :nbest]
-    tokens, looked, beams = [], [], ranked
-    for step in reversed(steps):
-        tokens.append(step.tokens.gather(1, beams))
-        if step.attention is not None:
-            looked.append(step.attention.gather(1, beams.unsqueeze(2).expand(-1, -1, step.attention.shape[2])))
-        beams = step.parents.gather(1, beams)
-    ids = torch.stack(tokens[::-1], dim=2).cpu()
-    attention = torch.stack(looked[::-1], dim=2).cpu() if looked else None
-    lengths = ((ids != PAD) & (ids != EOS)).sum(2).tolist()
-    values = scores.gather(1, ranked).tolist()
-    results: list[list[Hypothesis]] = [[] for _ in values]
-    for sentence, hypotheses in enumerate(results):
-        for rank, (score, length) in enumerate(zip(values[sentence], lengths[sentence], strict=True)):
-            if score < torch.inf:
-                weights = attention[sentence, rank, :length] if attention is not None else None
-                hypotheses.append(Hypothesis(ids[sentence, rank, :length].tolist(), score, weights))
-    return results
+    worst_wanted = scores.masked_fill(~finished, torch.inf).kthvalue(nbest, dim=1).values
+    cheapest_open = scores.masked_fill(finished, torch.inf).amin(1)
+    return cheapest_open.isinf() | (cheapest_open / (max_lengths - 1).clamp(min=1) > worst_wanted)
 
 
-_CUT_OFF = 1e6
-"""More than any score: ranks hypotheses that never ended after those that did."""
+def _rank(prefixes: Tensor, scores: Tensor, finished: Tensor, attention: Tensor | None) -> list[Hypothesis]:
+    """The hypotheses of one sentence, best first; one cut off at the length limit ranks after every one that ended.
+
+    Args:
+        prefixes: their tokens, EOS and the PAD after it included, `[K, T]`.
+        scores: what they cost, infinite where the beam has no such hypothesis, `[K]`.
+        finished: which have ended, `[K]`.
+        attention: weights over the source, `[K, T, S]`, where asked for.
+    """
+    ids = [[token for token in tokens if token not in (PAD, EOS)] for tokens in prefixes.tolist()]
+    values, ends = scores.tolist(), finished.tolist()
+    real = (number for number, value in enumerate(values) if value < torch.inf)
+    best = sorted(real, key=lambda number: (not ends[number], values[number]))
+    return [
+        Hypothesis(ids[i], values[i], None if attention is None else attention[i, : len(ids[i])].cpu()) for i in best
+    ]

@@ -136,46 +136,48 @@ class Translator:
         nothing = np.zeros((0, 0), dtype=np.float32) if attention else None
         results = [Translation([], [], 0.0, nothing) for _ in cut]
         for chunk in _by_length(cut, batch_size):
-            found = self.translate_batch(
+
+            def put(position: int, translation: Translation, chunk: list[int] = chunk) -> None:
+                results[chunk[position]] = translation
+
+            self.translate_batch(
                 [cut[index] for index in chunk],
+                put,
                 beam_size=beam_size,
                 nbest=nbest,
                 attention=attention,
                 max_output_lengths=[max_output_length] * len(chunk),
             )
-            for index, translation in zip(chunk, found, strict=True):
-                results[index] = translation
         return results
 
     def translate_batch(
         self,
         sources: Sequence[Sequence[int]],
+        found: Callable[[int, Translation], None],
         *,
         beam_size: int | None = None,
         nbest: int = 1,
         attention: bool = False,
         max_output_lengths: Sequence[int | None] | None = None,
         abandoned: Callable[[], Collection[int]] | None = None,
-    ) -> list[Translation]:
+    ) -> None:
         """Translate one batch, all of it searched together, for callers that make up batches themselves.
 
         Args:
             sources: source ids without BOS or EOS, none empty or longer than `max_seq_len_source`.
+            found: told each source's position and translation as soon as its search ends, shorter ones mostly first.
             beam_size: as in `translate`.
             nbest: as in `translate`.
             attention: as in `translate`.
             max_output_lengths: `max_output_length` of every source.
             abandoned: asked after every step of the search for the positions in `sources` that nobody wants any more;
-                what comes back for those is of no use.
-
-        Returns:
-            One translation for each source, in order.
+                what `found` is told of those is of no use.
         """
         beam_size = beam_size or self.trained.settings.beam_size
         limits = max_output_lengths or [None] * len(sources)
         batch, lengths = self._pad(sources)
         with autocast(self.device, self.precision):
-            found = beam_search(
+            beam_search(
                 self._model,
                 batch,
                 lengths,
@@ -183,12 +185,9 @@ class Translator:
                 max_lengths=self._max_lengths(lengths, limits),
                 nbest=min(nbest, beam_size),
                 attention=attention,
+                found=lambda i, hypotheses: found(i, self._assemble(hypotheses, len(sources[i]), limits[i])),
                 abandoned=abandoned,
             )
-        return [
-            self._assemble(hypotheses, len(source), limit)
-            for hypotheses, source, limit in zip(found, sources, limits, strict=True)
-        ]
 
     def _pad(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """The sources as one padded batch `[B, S]` with its lengths `[B]`, EOS where the model expects it."""

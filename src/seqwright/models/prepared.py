@@ -82,15 +82,23 @@ class PreparedRecurrentDecoder:
     """
 
     def __init__(self, decoder: RecurrentDecoder, dtype: torch.dtype) -> None:
-        self.start = decoder.start
+        self._decoder = decoder
         self._dtype = dtype
         with torch.no_grad():
             weights = DecoderWeights(*(weight.detach().to(dtype) for weight in vars(decoder.weights()).values()))
             self._gates = _gates_by_token(decoder)
-        self._weights = weights
+        self._hidden_bias = weights.hidden_bias
         self._step = product(weights.step)
-        self._query = product(weights.query)
+        self._query = product(2 * weights.query)
+        self._score = 2 * weights.score
         self._hidden = product(weights.hidden)
+
+    def start(self, encoded: Encoded) -> RecurrentState:
+        """As `RecurrentDecoder.start`, but for the keys, which are twice as large; `fused_decoder` says why."""
+        state = self._decoder.start(encoded)
+        memory = state.memory
+        keys, values = 2 * memory.keys.to(self._dtype), memory.values.to(self._dtype)
+        return dataclasses.replace(state, memory=dataclasses.replace(memory, keys=keys, values=values))
 
     def step(self, token: Tensor, state: RecurrentState) -> tuple[Tensor, Tensor, RecurrentState]:
         """As `RecurrentDecoder.step`."""
@@ -101,12 +109,12 @@ class PreparedRecurrentDecoder:
 
         sentences, length, width = memory.keys.shape
         query = self._query(narrow).view(sentences, -1, 1, width)
-        looked = torch.add(memory.keys.to(self._dtype).unsqueeze(1), query).tanh_()
-        scores = (looked @ self._weights.score).float() + memory.bias.unsqueeze(1)
+        looked = torch.add(memory.keys.unsqueeze(1), query).sigmoid_()
+        scores = (looked @ self._score).float() + memory.bias.unsqueeze(1)
         attention = torch.softmax(scores, dim=2)
-        context = torch.bmm(attention.to(self._dtype), memory.values.to(self._dtype)).view(len(token), -1)
+        context = torch.bmm(attention.to(self._dtype), memory.values).view(len(token), -1)
         joined = self._hidden(torch.cat([narrow, context], dim=1)).float()
-        hidden = joined.add_(self._weights.hidden_bias).tanh_()
+        hidden = joined.add_(self._hidden_bias).tanh_()
         following = dataclasses.replace(state, hidden=hidden, cells=((output, cell),))
         return hidden, attention.view(len(token), length), following
 

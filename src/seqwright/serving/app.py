@@ -64,10 +64,11 @@ class _Application(FastAPI):
 def create_app(searchers: Sequence[Searcher], limits: Limits | None = None) -> FastAPI:
     """The endpoint that serves one model.
 
-    The threads that search live as long as the application's lifespan; at its end the requests accepted are finished.
+    It searches as long as the application's lifespan; at its end the requests accepted are finished.
 
     Args:
-        searchers: the model, once or more: `[translator]`, or some `SearchProcess`es that search at the same time.
+        searchers: the model, once or more: `[ThreadSearcher(translator)]`, or some `SearchProcess`es that search at
+            the same time.
         limits: how much to take on; the defaults if not given.
     """
     endpoint = _Endpoint(searchers, limits or Limits())
@@ -76,7 +77,7 @@ def create_app(searchers: Sequence[Searcher], limits: Limits | None = None) -> F
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         endpoint.batcher.start()
         yield
-        await run_in_threadpool(endpoint.batcher.close)
+        await endpoint.batcher.close()
 
     app = _Application(
         title="seqwright",
@@ -189,24 +190,17 @@ class _Endpoint:
     async def _wait(self, ticket: Ticket, request: Request, deadline: float) -> list[Translation]:
         """The translations, unless the client goes away or the time is up before they are there."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[Translation]] = loop.create_future()
+        answer = ticket.translations
 
         def stop(error: BaseException) -> None:
             if not answer.done():
                 answer.set_exception(error)
-
-        def take() -> None:
-            if (error := ticket.translations.exception()) is not None:
-                stop(error)
-            elif not answer.done():
-                answer.set_result(ticket.translations.result())
 
         async def watch() -> None:
             while (await request.receive())["type"] != "http.disconnect":
                 pass
             stop(ClientDisconnect())
 
-        ticket.translations.add_done_callback(lambda _: loop.call_soon_threadsafe(take))
         message = f"not done within {self._limits.deadline:g} seconds: send fewer instances at a time"
         late = RequestError(504, "deadline_exceeded", message)
         timer = loop.call_later(deadline - time.monotonic(), stop, late)

@@ -1,17 +1,19 @@
-"""Dynamic batching: what arrives together is translated together, in fair turns, on a thread for each searcher.
+"""Dynamic batching: what arrives together is translated together, in fair turns, by as many searchers as there are.
 
 Requests wait in a ring. A batch takes from the request whose turn it is, then from the next, at most `Limits.turn`
 instances at a time, until it is full; a request with instances left goes to the end of the ring. So a request of
-thousands of instances holds up one of a single instance by little more than a batch.
+thousands of instances holds up one of a single instance by little more than a batch. A request is answered when its
+last instance is found, without waiting for the rest of the batch.
+
+Everything here runs on one event loop.
 """
 
+import asyncio
+import contextlib
 import logging
 import math
-import threading
-import time
 from collections import deque
-from collections.abc import Collection, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from seqwright.inference.translator import Translation
@@ -19,7 +21,7 @@ from seqwright.serving.codecs import Instance
 from seqwright.serving.errors import queue_full, unavailable
 from seqwright.serving.limits import Limits
 from seqwright.serving.metrics import Metrics
-from seqwright.serving.searcher import Searcher
+from seqwright.serving.searcher import Batch, News, Searcher
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -33,40 +35,41 @@ SearchKey = tuple[int, bool]
 class Ticket:
     """A request that was accepted.
 
+    Args:
+        size: its instances.
+        on_give_up: told that nobody wants the answer any more.
+
     Attributes:
         translations: done when all instances are: one translation for each, in order. Its exception is whatever broke
             the search.
         given_up: whether nobody wants the answer any more; set by `give_up`.
     """
 
-    def __init__(self, size: int) -> None:
-        self.translations: Future[list[Translation]] = Future()
-        self.translations.set_running_or_notify_cancel()
+    def __init__(self, size: int, on_give_up: Callable[[], None]) -> None:
+        self.translations: asyncio.Future[list[Translation]] = asyncio.get_running_loop().create_future()
         self.given_up = False
-        self._lock = threading.Lock()
+        self._on_give_up = on_give_up
         self._found: list[Translation | None] = [None] * size
         self._missing = size
 
     def give_up(self) -> None:
         """Compute no more for this request: leave the queue now, and a running search after its next step."""
-        self.given_up = True
+        if not self.given_up and self._missing:
+            self.given_up = True
+            self._on_give_up()
 
     def put(self, number: int, translation: Translation) -> None:
         """Take in the translation of an instance."""
-        with self._lock:
-            self._found[number] = translation
-            self._missing -= 1
-            done = not self._missing and not self.translations.done()
-        if done:
+        self._found[number] = translation
+        self._missing -= 1
+        if not self._missing and not self.translations.done():
             self.translations.set_result([each for each in self._found if each is not None])
 
     def fail(self, error: BaseException) -> None:
         """Answer the request with an error and compute no more for it."""
-        self.given_up = True
-        with self._lock:
-            failed, self._missing = self._missing > 0, 0
-        if failed:
+        if not self.translations.done():
             self.translations.set_exception(error)
+        self.give_up()
 
 
 @dataclass(frozen=True)
@@ -89,16 +92,19 @@ class _Job:
 
 @dataclass
 class _Worker:
-    """A searcher, and how many requests waited or were taken when it last took a batch."""
+    """A searcher, and how many requests waited or were taken when it last took a batch.
+
+    Attributes:
+        items: what it searches now.
+    """
 
     searcher: Searcher
     company: int = 1
+    items: Sequence[_Item] = ()
 
 
 class Batcher:
     """Translates the instances of concurrent requests together.
-
-    Start it, `submit` from any thread, and `close` it.
 
     Args:
         searchers: the model, once or more: so many batches are searched at a time.
@@ -111,33 +117,27 @@ class Batcher:
         self._metrics = metrics
         self._beam_size = searchers[0].settings.beam_size
         self._ring: deque[_Job] = deque()
-        self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
-        self._closing = False
-        self._idle: list[threading.Condition] = []
+        self._arrived = asyncio.Event()
         self._gathering = 0
-        self._threads = [
-            threading.Thread(
-                target=self._work, args=(_Worker(searcher),), name=f"seqwright-search-{number}", daemon=True
-            )
-            for number, searcher in enumerate(searchers)
-        ]
+        self._closing = False
+        self._idle: list[asyncio.Future[None]] = []
+        self._workers = [_Worker(searcher) for searcher in searchers]
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Start the threads."""
-        for thread in self._threads:
-            thread.start()
+        """Begin to search, on the running event loop."""
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._work(worker)) for worker in self._workers]
 
     @property
     def ready(self) -> bool:
         """Whether requests are accepted and worked on."""
-        return not self._closing and all(thread.is_alive() for thread in self._threads)
+        return not self._closing and not any(task.done() for task in self._tasks)
 
     def waiting(self) -> int:
         """Instances in the queue."""
-        with self._lock:
-            self._drop_given_up()
-            return sum(len(job.items) for job in self._ring)
+        self._drop_given_up()
+        return sum(len(job.items) for job in self._ring)
 
     @property
     def full(self) -> bool:
@@ -150,30 +150,27 @@ class Batcher:
         Raises:
             RequestError: 503 where the queue is full, or the endpoint is shutting down.
         """
-        ticket = Ticket(len(instances))
+        self._check_room(len(instances))
+        ticket = Ticket(len(instances), self._tell)
         jobs: dict[SearchKey, _Job] = {}
         by_length = sorted(enumerate(instances), key=lambda pair: -len(pair[1].ids))
         for number, instance in by_length:
             key = self._key(instance)
             jobs.setdefault(key, _Job(ticket, key)).items.append(_Item(ticket, number, instance))
-        with self._lock:
-            self._check_room(len(instances))
-            self._ring.extend(jobs.values())
-            if self._gathering:
-                self._changed.notify_all()
-            else:
-                self._wake()
+        self._ring.extend(jobs.values())
+        if self._gathering:
+            self._arrived.set()
+        else:
+            self._wake()
         return ticket
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Refuse new requests, finish those accepted, and stop."""
-        with self._lock:
-            self._closing = True
-            self._changed.notify_all()
-            while self._idle:
-                self._wake()
-        for thread in self._threads:
-            thread.join()
+        self._closing = True
+        self._arrived.set()
+        while self._idle:
+            self._wake()
+        await asyncio.gather(*self._tasks)
 
     def _key(self, instance: Instance) -> SearchKey:
         wanted = instance.configuration
@@ -195,52 +192,60 @@ class Batcher:
     def _wake(self) -> None:
         """Set the searcher to work that was last at work, for it is warm."""
         if self._idle:
-            self._idle.pop().notify()
+            self._idle.pop().set_result(None)
 
     def _drop_given_up(self) -> None:
         if any(job.ticket.given_up for job in self._ring):
             self._ring = deque(job for job in self._ring if not job.ticket.given_up)
 
-    # On the threads of the searchers
+    def _tell(self, besides: _Worker | None = None) -> None:
+        """Tell the running searches what they must know of each other and of requests given up."""
+        for worker in self._workers:
+            if worker.items and worker is not besides:
+                worker.searcher.tell(self._news(worker))
 
-    def _work(self, worker: _Worker) -> None:
-        while items := self._next_batch(worker):
+    def _news(self, worker: _Worker) -> News:
+        gone = [position for position, item in enumerate(worker.items) if item.ticket.given_up]
+        return News(gone, alone=sum(bool(each.items) for each in self._workers) == 1)
+
+    async def _work(self, worker: _Worker) -> None:
+        """What a searcher does until the end."""
+        while items := await self._next_batch(worker):
             try:
-                self._translate(items, worker.searcher)
+                await self._translate(items, worker)
             except Exception as error:
                 _LOGGER.exception("a search failed")
                 for item in items:
                     item.ticket.fail(error)
 
-    def _next_batch(self, worker: _Worker) -> list[_Item]:
+    async def _next_batch(self, worker: _Worker) -> list[_Item]:
         """Wait for requests and take a batch from them; none when all is done and the batcher closes."""
-        with self._lock:
-            while True:
-                self._drop_given_up()
-                if self._ring:
-                    self._wait_for_company(worker.company)
-                    if items := self._take():
-                        left = {id(job.ticket) for job in self._ring}
-                        worker.company = len({id(item.ticket) for item in items} | left)
-                        if left:
-                            self._wake()
-                        return items
-                elif self._closing:
-                    return []
-                else:
-                    woken = threading.Condition(self._lock)
-                    self._idle.append(woken)
-                    woken.wait()
+        while True:
+            self._drop_given_up()
+            if self._ring:
+                await self._wait_for_company(worker.company)
+                if items := self._take():
+                    left = {id(job.ticket) for job in self._ring}
+                    worker.company = len({id(item.ticket) for item in items} | left)
+                    if left:
+                        self._wake()
+                    return items
+            elif self._closing:
+                return []
+            else:
+                self._idle.append(asyncio.get_running_loop().create_future())
+                await self._idle[-1]
 
-    def _wait_for_company(self, company: int) -> None:
+    async def _wait_for_company(self, company: int) -> None:
         """Give as many requests as were there a batch ago a moment to come again; a lone client never waits."""
-        until = time.monotonic() + self._limits.max_wait
         self._gathering += 1
-        while not self._closing and len(self._ring) < company:
-            left = until - time.monotonic()
-            if left <= 0 or sum(len(job.items) for job in self._ring) >= self._limits.max_batch:
-                break
-            self._changed.wait(left)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.max_wait):
+                while not self._closing and len(self._ring) < company:
+                    if sum(len(job.items) for job in self._ring) >= self._limits.max_batch:
+                        break
+                    self._arrived.clear()
+                    await self._arrived.wait()
         self._gathering -= 1
 
     def _take(self) -> list[_Item]:
@@ -274,22 +279,27 @@ class Batcher:
         self._ring.extendleft(reversed(passed))
         return sorted(taken, key=lambda item: -len(item.instance.ids))
 
-    def _translate(self, items: Sequence[_Item], searcher: Searcher) -> None:
-        def abandoned() -> Collection[int]:
-            return [position for position, item in enumerate(items) if item.ticket.given_up]
+    async def _translate(self, items: Sequence[_Item], worker: _Worker) -> None:
+        def found(position: int, translation: Translation) -> None:
+            item = items[position]
+            del translation.alternatives[(item.instance.configuration.nbest or 1) - 1 :]
+            item.ticket.put(item.number, translation)
 
+        loop = asyncio.get_running_loop()
         beam_size, attention = self._key(items[0].instance)
         wanted = [item.instance.configuration for item in items]
-        started = time.monotonic()
-        found = searcher.translate_batch(
+        batch = Batch(
             [item.instance.ids for item in items],
             beam_size=beam_size,
             nbest=max(each.nbest or 1 for each in wanted),
             attention=attention,
             max_output_lengths=[each.max_output_length for each in wanted],
-            abandoned=abandoned,
         )
-        self._metrics.searched(items=len(items), seconds=time.monotonic() - started)
-        for item, each, translation in zip(items, wanted, found, strict=True):
-            del translation.alternatives[(each.nbest or 1) - 1 :]
-            item.ticket.put(item.number, translation)
+        started = loop.time()
+        worker.items = items
+        self._tell(besides=worker)
+        try:
+            await worker.searcher.search(batch, self._news(worker), found)
+        finally:
+            worker.items = ()
+        self._metrics.searched(items=len(items), seconds=loop.time() - started)

@@ -13,7 +13,7 @@ from seqwright.devices import choose_device
 from seqwright.files import explained
 from seqwright.serving.app import create_app
 from seqwright.serving.limits import Limits
-from seqwright.serving.searcher import SearchProcess
+from seqwright.serving.search_process import SearchProcess
 
 _MOST_WORKERS = 4
 """Processes that are started unasked: each holds the model and 200 MB of PyTorch."""

@@ -1,0 +1,203 @@
+"""A translator in a process of its own.
+
+Search is a long chain of small tensor operations, each of which lets go of Python's interpreter lock and must get it
+back. Beside the work of HTTP in the same process that costs half of the throughput; apart, they run on two cores.
+"""
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from seqwright.data.vocabulary import UNK, Vocabulary
+from seqwright.errors import AlgorithmError, ClientError
+from seqwright.hyperparameters import Hyperparameters
+from seqwright.inference.translator import Translation, Translator
+from seqwright.serving.searcher import Batch, Found, News
+
+_LOGGER = logging.getLogger(__name__)
+
+_FEW = 2
+"""Sentences of a batch that gains by the whole processor, while nobody else searches."""
+
+_NICENESS = 5
+"""By how much search yields to HTTP, whose work is short and holds up everyone."""
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What the process says of its model when it is ready."""
+
+    settings: Hyperparameters
+    source_vocabulary: Vocabulary
+    device: str
+
+
+_Answer = list[tuple[int, Translation]] | str | None
+"""What the process sends: the searches that one step ended; at the end of a batch None, or what went wrong."""
+
+
+class SearchProcess:
+    """A translator in a process of its own. A process that dies is started again.
+
+    Args:
+        model: a model folder or `model.tar.gz`.
+        device: `auto`, `cpu` or `cuda`.
+        precision: `auto`, `fp32` or `bf16`.
+        share: processes that share the processor. A search of one or two sentences has all of its threads while no
+            other runs, any other search one such part of them: two that use every core do not take turns, each spins
+            while it waits for its own preempted threads.
+
+    Raises:
+        ClientError: the model is missing or damaged, or the device or precision is not to be had.
+    """
+
+    def __init__(self, model: Path, device: str = "auto", precision: str = "auto", share: int = 1) -> None:
+        self._arguments = (model, device, precision, share)
+        self._connection, self._process, self._model = self._start()
+
+    @property
+    def settings(self) -> Hyperparameters:
+        """The model's hyperparameters."""
+        return self._model.settings
+
+    @property
+    def source_vocabulary(self) -> Vocabulary:
+        """The model's source tokens and ids."""
+        return self._model.source_vocabulary
+
+    @property
+    def device(self) -> str:
+        """Where the model runs."""
+        return self._model.device
+
+    async def search(self, batch: Batch, news: News, found: Found) -> None:
+        """As `Searcher.search`.
+
+        Raises:
+            AlgorithmError: the search failed, or its process died.
+        """
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[str | None] = loop.create_future()
+
+        def receive() -> None:
+            try:
+                answer: _Answer = self._connection.recv()
+            except (EOFError, OSError) as error:
+                loop.remove_reader(self._connection)
+                ended.set_exception(error)
+                return
+            if isinstance(answer, list):
+                for position, translation in answer:
+                    found(position, translation)
+            else:
+                ended.set_result(answer)
+
+        try:
+            self._connection.send((batch, news))
+            loop.add_reader(self._connection, receive)
+            failure = await ended
+        except (EOFError, OSError) as error:
+            self.close()
+            _LOGGER.error("the search process ended (exit code %s): starting another", self._process.exitcode)
+            self._connection, self._process, self._model = await asyncio.to_thread(self._start)
+            raise AlgorithmError("the search process ended, for want of memory perhaps") from error
+        loop.remove_reader(self._connection)
+        if failure is not None:
+            raise AlgorithmError(f"the search failed:\n{failure}")
+
+    def tell(self, news: News) -> None:
+        """As `Searcher.tell`."""
+        with contextlib.suppress(OSError):
+            self._connection.send(news)
+
+    def close(self) -> None:
+        """End the process."""
+        self._connection.close()
+        self._process.join()
+
+    def _start(self) -> tuple[Connection, BaseProcess, _Model]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, *self._arguments), name="seqwright-search", daemon=True)
+        process.start()
+        theirs.close()
+        try:
+            model: _Model | ClientError = ours.recv()
+        except EOFError as error:
+            raise AlgorithmError("the search process ended while it loaded the model") from error
+        if isinstance(model, ClientError):
+            process.join()
+            raise model
+        return ours, process, model
+
+
+def _serve(connection: Connection, model: Path, device: str, precision: str, share: int) -> None:
+    """The process: load, translate once so that the first request is not slow, and search until the pipe closes."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(AttributeError, OSError):
+        os.nice(_NICENESS)
+    try:
+        translator = Translator.load(model, device, precision)
+    except ClientError as error:
+        connection.send(error)
+        return
+    translator.translate_batch([[UNK]], lambda *_: None)
+    worker = _Worker(translator, connection, share)
+    with contextlib.suppress(EOFError, OSError):
+        connection.send(_Model(translator.settings, translator.source_vocabulary, str(translator.device)))
+        while True:
+            message: tuple[Batch, News] | News = connection.recv()
+            if isinstance(message, tuple):
+                connection.send(worker.search(*message))
+
+
+class _Worker:
+    """The process at work."""
+
+    def __init__(self, translator: Translator, connection: Connection, share: int) -> None:
+        self._translator = translator
+        self._connection = connection
+        self._threads = torch.get_num_threads()
+        self._share = max(1, self._threads // share)
+        self._news = News()
+        self._found: list[tuple[int, Translation]] = []
+
+    def search(self, batch: Batch, news: News) -> str | None:
+        """Search a batch and send what is found on the way; None, or what went wrong."""
+        self._news = news
+        torch.set_num_threads(self._threads if news.alone and len(batch.sources) <= _FEW else self._share)
+        self._found.clear()
+        try:
+            batch.translate(self._translator, lambda *each: self._found.append(each), self._after_step)
+            self._send()
+        except (EOFError, OSError):
+            raise
+        except Exception:
+            return traceback.format_exc()
+        return None
+
+    def _after_step(self) -> Sequence[int]:
+        """Send what was found and read what is new: the positions that were abandoned."""
+        self._send()
+        while self._connection.poll():
+            self._news = self._connection.recv()
+            if not self._news.alone:
+                torch.set_num_threads(self._share)
+        return self._news.abandoned
+
+    def _send(self) -> None:
+        if self._found:
+            self._connection.send(self._found)
+            self._found.clear()
