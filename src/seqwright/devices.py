@@ -11,19 +11,43 @@ from seqwright.errors import ClientError
 Precision = Literal["fp32", "bf16"]
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, number: int | None = None) -> torch.device:
     """The device that `auto`, `cpu` or `cuda` names; `auto` takes a GPU where there is one.
+
+    Args:
+        name: the name.
+        number: which GPU; the current one if not given.
 
     Raises:
         ClientError: the name is unknown, or there is no GPU.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name not in ("cpu", "cuda"):
         raise ClientError(f"unknown device {name!r}: choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise ClientError("no CUDA device is available here: use --device cpu or auto")
-    return torch.device(name)
+    return torch.device(name) if number is None or name == "cpu" else torch.device(name, number)
+
+
+def process_count(name: str, device: str) -> int:
+    """The processes that `auto` or a number asks for on this host; `auto` takes one a GPU, and one on the CPU.
+
+    Args:
+        name: `auto` or a number.
+        device: `auto`, `cpu` or `cuda`.
+
+    Raises:
+        ClientError: it is neither, or there are fewer GPUs; or what `choose_device` raises.
+    """
+    gpus = torch.cuda.device_count() if choose_device(device).type == "cuda" else 0
+    if name == "auto":
+        return max(1, gpus)
+    if not name.isascii() or not name.isdigit() or int(name) < 1:
+        raise ClientError(f"processes must be auto or a number from 1 on, not {name!r}")
+    if gpus and int(name) > gpus:
+        raise ClientError(f"{name} processes need a GPU each, but this host has {gpus}")
+    return int(name)
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:

@@ -95,11 +95,21 @@ def test_a_channel_that_the_job_does_not_have_is_named(name: str, tmp_path: Path
     assert f"no channel {name}" in (root / "output" / "failure").read_text()
 
 
-def test_several_hosts_are_refused_for_now(tmp_path: Path) -> None:
-    root = make_root(tmp_path)
-    write_config(root, "resourceconfig", {"current_host": "algo-1", "hosts": ["algo-1", "algo-2"]})
-    assert run_training(root) == 2
-    assert "2 hosts" in (root / "output" / "failure").read_text()
+def test_hosts_train_together_and_the_first_writes(tmp_path: Path) -> None:
+    hosts = ["127.0.0.1", "127.0.0.2"]
+    roots = []
+    for host in hosts:
+        (tmp_path / host).mkdir()
+        roots.append(make_root(tmp_path / host))
+        write_config(roots[-1], "resourceconfig", {"current_host": host, "hosts": hosts})
+    command = [sys.executable, "-m", "seqwright", "sagemaker", "train", "--root"]
+    jobs = [subprocess.Popen([*command, root], stderr=subprocess.PIPE, text=True) for root in roots]
+    logs = [job.communicate()[1] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], logs
+    assert "in 2 processes" in logs[0]
+    assert "#quality_metric: host=127.0.0.1" in logs[0]
+    assert updates(roots[0]) == 8
+    assert not list((roots[1] / "model").iterdir())
 
 
 def test_the_log_names_the_host(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,9 +16,10 @@ class ConsoleHandler(logging.Handler):
         STDERR.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-def set_up_logging() -> None:
-    """Show the log of seqwright from INFO on, and of everything else from WARNING on."""
+def set_up_logging() -> Console:
+    """Show the log of seqwright from INFO on, and of everything else from WARNING on; gives the terminal."""
     handler = ConsoleHandler()
     handler.setFormatter(logging.Formatter("[%(asctime)s %(levelname)s] %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("seqwright").setLevel(logging.INFO)
+    return STDERR

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from seqwright.cli.console import set_up_logging
 from seqwright.errors import ClientError
 
 sagemaker_app = typer.Typer(no_args_is_help=True, help="Train or serve under Amazon SageMaker's container contract.")
@@ -17,7 +18,7 @@ def train_command(root: RootOption = Path("/opt/ml")) -> None:
     """Run a training job; on failure ROOT/output/failure says why."""
     from seqwright.sagemaker.training import run_training
 
-    raise typer.Exit(run_training(root))
+    raise typer.Exit(run_training(root, set_up_logging))
 
 
 @sagemaker_app.command("serve")

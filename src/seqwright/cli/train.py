@@ -1,13 +1,14 @@
 """`seqwright train`."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seqwright.cli.console import STDERR
+from seqwright.cli.console import STDERR, set_up_logging
 from seqwright.cli.options import DeviceOption, PrecisionOption
 from seqwright.files import read_json_object
 from seqwright.hyperparameters import parse_assignments
@@ -45,8 +46,13 @@ def train_command(
         Path | None,
         typer.Option(help="Folder for training state and TensorBoard files; OUTPUT.checkpoints if not given."),
     ] = None,
+    keep: Annotated[int, typer.Option(min=1, help="Checkpoints kept, the newest; the best model always is.")] = 2,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    processes: Annotated[
+        str, typer.Option(metavar="auto|N", help="Processes that train together; auto: one a GPU, or one on the CPU.")
+    ] = "auto",
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that processes wait for each other.")] = 600.0,
     accumulate: Annotated[
         int, typer.Option(min=1, help="Parts that a batch is computed in: the same gradient in less memory.")
     ] = 1,
@@ -58,6 +64,7 @@ def train_command(
         **parse_assignments(assignments or []),
     }
     from seqwright.training.job import Channels, train
+    from seqwright.training.launch import Hosts
     from seqwright.training.warm_start import Start
 
     with stop_on_signals(signal.SIGTERM, signal.SIGINT) as stop_requested:
@@ -67,13 +74,19 @@ def train_command(
             values,
             start=Start(model, vectors_source, vectors_target, freeze_vectors_source, freeze_vectors_target),
             checkpoints=checkpoints,
+            keep=keep,
             device=device,
             precision=precision,
+            processes=processes,
+            hosts=Hosts(timeout=timeout),
             seed=seed,
             accumulate=accumulate,
             console=STDERR,
             stop_requested=stop_requested,
+            set_up=set_up_logging,
         )
+    if os.environ.get("RANK", "0") != "0":
+        return
     print(
         json.dumps(
             {

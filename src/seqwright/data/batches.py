@@ -53,6 +53,13 @@ class Batch:
         bounds = np.linspace(0, self.num_pairs, min(parts, self.num_pairs) + 1).astype(int)
         return [self._rows(slice(start, end)) for start, end in itertools.pairwise(bounds)]
 
+    def share(self, rank: int, size: int) -> "Batch":
+        """Every `size`-th pair from pair `rank` on: pairs as long as those of any other share; may be none.
+
+        Tensors keep their width, so that all shares are padded alike.
+        """
+        return self._rows(slice(rank, None, size))
+
     def _rows(self, rows: slice) -> "Batch":
         lengths = self.target_lengths[rows]
         return Batch(

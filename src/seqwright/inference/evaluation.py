@@ -1,11 +1,12 @@
 """Scoring a model: on references it is shown, and on translations it makes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from seqwright.data.batches import Batches
+from seqwright.data.batches import Batch, Batches
 from seqwright.data.corpus import ParallelCorpus
 from seqwright.data.sequences import Sequences
 from seqwright.data.text import read_blocks
@@ -29,19 +30,26 @@ class ReferenceScores:
     perplexity: float
     accuracy: float
 
+    @classmethod
+    def of(cls, loss: float, correct: float, tokens: float) -> "ReferenceScores":
+        """From sums over all tokens, as `reference_sums` gives them."""
+        return cls(perplexity(loss, int(tokens)), correct / tokens)
+
 
 @torch.inference_mode()
-def reference_scores(model: Seq2Seq, batches: Batches, device: torch.device, precision: Precision) -> ReferenceScores:
-    """Perplexity and accuracy over every target token of `batches`, under teacher forcing."""
+def reference_sums(
+    model: Seq2Seq, batches: Iterable[Batch], device: torch.device, precision: Precision
+) -> tuple[float, int, int]:
+    """Over every target token of `batches`, under teacher forcing: negative log-likelihood, ranked first, tokens."""
     loss, correct, tokens = 0.0, 0, 0
     model.eval()
-    for batch in batches.in_order():
+    for batch in batches:
         with autocast(device, precision):
             scored = batch_loss(model, batch.to(device))
         loss += float(scored.total)
         correct += int(scored.correct)
         tokens += scored.tokens
-    return ReferenceScores(perplexity(loss, tokens), correct / tokens)
+    return loss, correct, tokens
 
 
 def evaluate(
@@ -81,7 +89,8 @@ def evaluate(
         seed=0,
         source_eos=trained.source_eos,
     )
-    shown = reference_scores(trained.model, batches, translator.device, translator.precision)
+    sums = reference_sums(trained.model, batches.in_order(), translator.device, translator.precision)
+    shown = ReferenceScores.of(*sums)
     made = [translation.tokens for translation in translator.translate(sources, beam_size=beam_size)]
     bleu_score, chrf_score = bleu(made, references), chrf(made, references)
     return {

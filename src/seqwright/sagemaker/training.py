@@ -8,24 +8,35 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.console import Console
+
 from seqwright.errors import AlgorithmError, ClientError, SeqwrightError
 from seqwright.interrupts import stop_on_signals
-from seqwright.sagemaker.contract import Paths, read_job, write_failure
+from seqwright.sagemaker.contract import Job, Paths, read_job, write_failure
 from seqwright.sagemaker.models import usable_model
 from seqwright.training.job import Channels, train
+from seqwright.training.launch import Hosts
 from seqwright.training.warm_start import Start
 
 REQUIRED = ("train", "validation", "vocab")
 """Channels that a job must have; `model`, to start from, is optional."""
 
+PORT = 7777
+"""Where the processes of a job's hosts meet, on the first of them."""
+
 logger = logging.getLogger(__name__)
 
 
-def run_training(root: Path) -> int:
+def run_training(root: Path, set_up: Callable[[], Console | None] | None = None) -> int:
     """Run the training job whose files are under `root`, and leave what the contract asks for.
 
-    The model goes to `model/`. Where `checkpoints/` exists, state is kept there, and a job that was interrupted goes
-    on. On SIGTERM the update at hand is finished, state and best model are in place, and the job ends well.
+    The model goes to `model/`. Where `checkpoints/` exists, state is kept there, and a job that was interrupted
+    goes on. All GPUs of all hosts are used; where there are none, a process a host. On SIGTERM the update at hand
+    is finished, state and best model are in place, and the job ends well.
+
+    Args:
+        root: the folder.
+        set_up: as in `seqwright.train`.
 
     Returns:
         The exit status: 0 for success; otherwise `output/failure` says why, `ClientError: …` where the user can mend
@@ -34,7 +45,7 @@ def run_training(root: Path) -> int:
     paths = Paths(root)
     try:
         with stop_on_signals(signal.SIGTERM) as stop_requested:
-            _train(paths, stop_requested)
+            _train(paths, stop_requested, set_up)
     except SeqwrightError as error:
         return _fail(paths, error)
     except Exception as error:
@@ -43,15 +54,11 @@ def run_training(root: Path) -> int:
     return 0
 
 
-def _train(paths: Paths, stop_requested: Callable[[], bool]) -> None:
+def _train(paths: Paths, stop_requested: Callable[[], bool], set_up: Callable[[], Console | None] | None) -> None:
     job = read_job(paths)
     for name in REQUIRED:
         if name not in job.channels:
             raise ClientError(f"the job has no channel {name}: give it the channels {', '.join(REQUIRED)}")
-    if len(job.hosts) > 1:
-        raise ClientError(
-            f"the job has {len(job.hosts)} hosts, but training on one alone is supported yet: give it one"
-        )
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seqwright-")))
         pretrained = stack.enter_context(usable_model(paths.channel("model"))) if "model" in job.channels else None
@@ -62,10 +69,17 @@ def _train(paths: Paths, stop_requested: Callable[[], bool]) -> None:
             start=Start(model=pretrained),
             checkpoints=paths.checkpoints if paths.checkpoints.is_dir() else scratch / "checkpoints",
             cache=scratch / "corpus",
-            host=job.host,
+            hosts=_hosts(job),
             stop_requested=stop_requested,
+            set_up=set_up,
         )
     logger.info("the model of update %d is in %s", progress.best_updates, paths.model)
+
+
+def _hosts(job: Job) -> Hosts:
+    """The job's hosts; where there are several, all meet at the first."""
+    address = (job.hosts[0], PORT) if len(job.hosts) > 1 else None
+    return Hosts(len(job.hosts), job.hosts.index(job.host), job.host, address)
 
 
 def _fail(paths: Paths, error: SeqwrightError) -> int:

@@ -5,12 +5,13 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from seqwright.artifacts import CONFIG, TrainedModel, copy_model, save_model
@@ -20,7 +21,7 @@ from seqwright.hyperparameters import Hyperparameters
 from seqwright.training.progress import Checkpoint, Monitor, Progress
 from seqwright.training.trainer import Trainer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MAY_CHANGE = frozenset(
     {
         "max_num_batches",
@@ -111,6 +112,9 @@ def restore_best(checkpoints: Path, output: Path) -> None:
 class CheckpointStore(Monitor):
     """Writes a checkpoint folder `checkpoint-<updates>` at every checkpoint and keeps the last few.
 
+    Every process of the trainer's group must have one, for each gives its random state; the leading one writes. It
+    writes in the background: training goes on while the disk is busy, and waits where the one before is not done.
+
     Args:
         folder: where checkpoints go.
         trainer: the run to save and restore.
@@ -121,19 +125,29 @@ class CheckpointStore(Monitor):
     def __init__(self, folder: Path, trainer: Trainer, identity: Identity, keep: int = 2) -> None:
         self.folder = folder
         self._trainer = trainer
+        self._group = trainer.group
         self._identity = identity
         self._keep = keep
+        self._writer = ThreadPoolExecutor(1, "seqwright-checkpoint")
+        self._written: Future[None] | None = None
 
     def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
         """Write the run's state."""
-        self._write(progress)
+        self._save(progress)
 
     def on_interrupt(self, progress: Progress) -> None:
         """Write the run's state."""
-        self._write(progress)
+        self._save(progress)
 
-    def _write(self, progress: Progress) -> None:
-        """Write a checkpoint, then remove the oldest."""
+    def on_end(self, progress: Progress, reason: str) -> None:
+        """Wait until all is written."""
+        self._wait()
+
+    def _save(self, progress: Progress) -> None:
+        """Collect the run's state, and have it written."""
+        randomness = self._group.gather(_random_state())
+        if not self._group.leads:
+            return
         state = {
             "format_version": FORMAT_VERSION,
             "identity": dataclasses.asdict(self._identity),
@@ -142,16 +156,24 @@ class CheckpointStore(Monitor):
         }
         tensors = {f"model.{name}": tensor for name, tensor in self._trainer.model.state_dict().items()}
         tensors |= _optimizer_tensors(self._trainer)
-        tensors["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
-        target = self.folder / f"checkpoint-{progress.updates:09d}"
+        for rank, content in enumerate(randomness):
+            tensors |= {f"random.{rank}.{name}": tensor for name, tensor in load(content).items()}
+        files = json.dumps(state, indent=2).encode(), save(tensors)
+        self._wait()
+        self._written = self._writer.submit(self._write, progress.updates, *files)
+
+    def _wait(self) -> None:
+        """Wait for what is being written; raises what went wrong with it."""
+        if self._written is not None:
+            self._written.result()
+            self._written = None
+
+    def _write(self, updates: int, state: bytes, tensors: bytes) -> None:
+        """Write a checkpoint, then remove the oldest."""
+        target = self.folder / f"checkpoint-{updates:09d}"
         shutil.rmtree(target, ignore_errors=True)  # one that could not be restored
         with new_folder(target) as scratch:
-            for name, content in (
-                ("state.json", json.dumps(state, indent=2).encode()),
-                ("state.safetensors", save(tensors)),
-            ):
+            for name, content in ((STATE, state), (TENSORS, tensors)):
                 with writing(scratch / name) as stream:
                     stream.write(content)
         for old in existing_checkpoints(self.folder)[self._keep :]:
@@ -160,14 +182,25 @@ class CheckpointStore(Monitor):
     def restore(self) -> bool:
         """Put the run where its newest readable checkpoint left it; False if there is none.
 
+        The leading process reads; the others, which may have no such folder, are told.
+
         Raises:
             ClientError: the checkpoints are of another run; the message names what differs.
         """
+        state, tensors = self._read() if self._group.leads else (b"", b"")
+        state, tensors = self._group.broadcast(state), self._group.broadcast(tensors)
+        if state:
+            self._restore(json.loads(state), load(tensors))
+        return bool(state)
+
+    def _read(self) -> tuple[bytes, bytes]:
+        """The files of the newest readable checkpoint; empty where there is none."""
         for folder in existing_checkpoints(self.folder):
             try:
                 with explained(f"cannot read {folder}"):
-                    state = json.loads((folder / "state.json").read_bytes())
-                    tensors = load_file(folder / "state.safetensors")
+                    content = (folder / STATE).read_bytes(), (folder / TENSORS).read_bytes()
+                    state = json.loads(content[0])
+                    load(content[1])
             except (ClientError, ValueError, SafetensorError) as error:
                 logger.warning("checkpoint %s is damaged (%s): trying the one before", folder, error)
                 continue
@@ -176,22 +209,40 @@ class CheckpointStore(Monitor):
                     f"{self.folder} holds checkpoints of another run, which differs in {', '.join(differences)}: "
                     "restore those settings, or name another --checkpoints folder and --output"
                 )
-            self._restore(state, tensors)
-            return True
-        return False
+            return content
+        return b"", b""
 
     def _restore(self, state: Mapping[str, dict[str, float]], tensors: Mapping[str, Tensor]) -> None:
         trainer = self._trainer
-        trainer.model.load_state_dict(
-            {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-        )
+        trainer.model.load_state_dict(_under("model.", tensors))
         _restore_optimizer(trainer, tensors)
         trainer.schedule.restore(state["schedule"])
         for name, value in state["progress"].items():
             setattr(trainer.progress, name, value)
-        torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random.cuda"])
+        randomness = _under(f"random.{self._group.rank}.", tensors)
+        if "cpu" in randomness:
+            torch.set_rng_state(randomness["cpu"])
+        else:  # there were fewer processes: a state that none of them has
+            torch.manual_seed(torch.initial_seed() + trainer.progress.updates)
+        if "cuda" in randomness and torch.cuda.is_available():
+            torch.cuda.set_rng_state(randomness["cuda"])
+
+
+STATE, TENSORS = "state.json", "state.safetensors"
+"""The files of a checkpoint."""
+
+
+def _random_state() -> bytes:
+    """The states of this process's random number generators, as safetensors."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return save(states)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, under the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def existing_checkpoints(folder: Path) -> list[Path]:
@@ -212,8 +263,7 @@ def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
 def _restore_optimizer(trainer: Trainer, tensors: Mapping[str, Tensor]) -> None:
     whole = trainer.optimizer.state_dict()
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, leaf = name.split(".", 2)
-            state.setdefault(int(number), {})[leaf] = tensor
+    for name, tensor in _under("optimizer.", tensors).items():
+        number, leaf = name.split(".", 1)
+        state.setdefault(int(number), {})[leaf] = tensor
     trainer.optimizer.load_state_dict({"state": state, "param_groups": whole["param_groups"]})

@@ -1,5 +1,6 @@
 """A whole training run: channels in, a model folder out."""
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,8 @@ from seqwright.artifacts import LengthRatio, TrainedModel
 from seqwright.data.batches import Batches
 from seqwright.data.corpus import ParallelCorpus, load_channel, load_vocabularies
 from seqwright.data.vocabulary import Vocabulary
-from seqwright.devices import choose_device, choose_precision
+from seqwright.devices import choose_device, choose_precision, process_count
+from seqwright.errors import ClientError
 from seqwright.files import explained, require_absent
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import build_model, initialize_model
@@ -26,8 +28,10 @@ from seqwright.training.checkpoints import (
     existing_checkpoints,
     restore_best,
 )
+from seqwright.training.launch import Hosts, run_processes
 from seqwright.training.monitors import LogLines, PlainProgress, ProgressBar, TensorBoard
 from seqwright.training.optimizers import build_optimizer
+from seqwright.training.parallel import Group, Place, joined
 from seqwright.training.progress import Monitor, Progress
 from seqwright.training.schedules import build_schedule
 from seqwright.training.trainer import Trainer
@@ -58,17 +62,23 @@ def train(
     *,
     start: Start | None = None,
     checkpoints: Path | None = None,
+    keep: int = 2,
     cache: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
+    processes: int | str = "auto",
+    hosts: Hosts | None = None,
     seed: int = 1,
     accumulate: int = 1,
-    host: str = "localhost",
     console: Console | None = None,
     monitors: Sequence[Monitor] = (),
     stop_requested: Callable[[], bool] = lambda: False,
+    set_up: Callable[[], Console | None] | None = None,
 ) -> Progress:
     """Train a model and leave the best one in `output`; where `checkpoints` holds this run's, go on from there.
+
+    Several processes train together, with the result of one: those that this function starts, on as many hosts as call
+    it at the same time, or those that `torchrun` started, each of which calls it.
 
     Args:
         channels: the data.
@@ -76,40 +86,116 @@ def train(
         hyperparameters: their values, or a mapping to parse; what is not given is as in the start model, if any.
         start: a model or word vectors to start from, and embeddings to leave as they start.
         checkpoints: where training state and TensorBoard files go; `<output>.checkpoints` if not given.
+        keep: checkpoints kept, the newest; the best model is always kept.
         cache: where decoded channels are kept for the next run; in `checkpoints` if not given.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `fp32` or `bf16`.
-        seed: of initialisation, data order and dropout; the same seed gives the same model on the same machine.
+        processes: how many train together on this host; `auto` for one a GPU, or one on the CPU. A script that asks
+            for several must guard its main part with `if __name__ == "__main__"`.
+        hosts: the hosts, where there are others.
+        seed: of initialisation, data order and dropout; the same seed and number of processes give the same model on
+            the same machine.
         accumulate: parts that a batch is computed in, for the same gradient in less memory.
-        host: the name that log lines carry.
         console: a terminal for the progress bar; plain log lines without one.
-        monitors: what else watches training.
-        stop_requested: asked after every update; once it says yes, the run saves its state and returns.
+        monitors: what else watches training; with several processes, copies in the first of them.
+        stop_requested: asked at every update; once it says yes, the run saves its state and returns.
+        set_up: what a process does that this one starts, before anything else: sets up logging, and gives its
+            `console`; a function that can be imported by name.
 
     Returns:
         How far training came, the best score included.
 
     Raises:
-        ClientError: the data, a hyperparameter, the start, the device or a folder is at fault.
+        ClientError: the data, a hyperparameter, the start, the device or a folder is at fault, or other processes were
+            not met.
+        LostContactError: another process ended or cannot be reached.
     """
-    start = start or Start()
-    origin = open_start(start)
-    settings = settle(origin, hyperparameters)
-    checkpoints = checkpoints or output.with_name(output.name + ".checkpoints")
-    if not existing_checkpoints(checkpoints):
-        require_absent(output)
-    with explained(f"cannot write {checkpoints}"):
-        checkpoints.mkdir(parents=True, exist_ok=True)
-    chosen = choose_device(device)
-    arithmetic = choose_precision(precision, chosen)
+    hosts = hosts or Hosts()
+    run = _Run(
+        channels,
+        output,
+        hyperparameters,
+        start or Start(),
+        checkpoints or output.with_name(output.name + ".checkpoints"),
+        keep,
+        cache,
+        device,
+        precision,
+        seed,
+        accumulate,
+        hosts.name,
+        tuple(monitors),
+    )
+    if place := Place.of_torchrun(hosts.timeout):
+        return _train_at(run, place, stop_requested, console)
+    count = process_count(str(processes), device)
+    if count * hosts.count == 1:
+        return _train_at(run, None, stop_requested, console)
+    return run_processes(functools.partial(_train_apart, run, set_up), count, stop_requested, hosts)
 
-    data = _read(channels, settings, seed, origin.source_eos, cache or checkpoints / "corpus")
-    torch.manual_seed(seed)
+
+@dataclass(frozen=True)
+class _Run:
+    """What `train` was asked for, as every process must know it."""
+
+    channels: Channels
+    output: Path
+    hyperparameters: Hyperparameters | Mapping[str, object]
+    start: Start
+    checkpoints: Path
+    keep: int
+    cache: Path | None
+    device: str
+    precision: str
+    seed: int
+    accumulate: int
+    host: str
+    monitors: tuple[Monitor, ...]
+
+
+def _train_apart(
+    run: _Run, set_up: Callable[[], Console | None] | None, place: Place, stop_requested: Callable[[], bool]
+) -> Progress:
+    """Train in a process that `train` started."""
+    console = set_up() if set_up else None
+    if place.rank:
+        logging.getLogger("seqwright").setLevel(logging.WARNING)
+    return _train_at(run, place, stop_requested, console)
+
+
+def _train_at(run: _Run, place: Place | None, stop_requested: Callable[[], bool], console: Console | None) -> Progress:
+    """Train with the processes at `place`."""
+    device = choose_device(run.device, place.local_rank if place else None)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    with joined(place, device) as group:
+        return _train(run, group, stop_requested, console if group.leads else None)
+
+
+def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console: Console | None) -> Progress:
+    origin = open_start(run.start)
+    settings = settle(origin, run.hyperparameters)
+    if settings.batch_size < group.size:
+        raise ClientError(
+            f"batch_size={settings.batch_size} cannot be divided over {group.size} processes: it is the size of the "
+            "whole batch; make it larger, or the processes fewer"
+        )
+    if group.leads:
+        if not existing_checkpoints(run.checkpoints):
+            require_absent(run.output)
+        with explained(f"cannot write {run.checkpoints}"):
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+    arithmetic = choose_precision(run.precision, group.device)
+
+    for is_my_turn in group.take_turns():  # the first of a host to read a channel leaves it decoded for the others
+        if is_my_turn:
+            data = _read(run.channels, settings, run.seed, origin.source_eos, run.cache or run.checkpoints / "corpus")
+    torch.manual_seed(run.seed + group.rank)
     model = build_model(settings, len(data.source_vocabulary), len(data.target_vocabulary))
-    initialize_model(model, settings, seed)
-    freeze(model, start)
+    initialize_model(model, settings, run.seed)
+    freeze(model, run.start)
     trained = TrainedModel(
-        model.to(chosen),
+        model.to(group.device),
         settings,
         data.source_vocabulary,
         data.target_vocabulary,
@@ -117,9 +203,10 @@ def train(
         origin.source_eos,
     )
     logger.info(
-        "%d training pairs, %d validation pairs, vocabularies of %d and %d, %.2f million parameters, %s on %s",
+        "%d training pairs, %d validation pairs, vocabularies of %d and %d, %.2f million parameters, %s on %s%s",
         len(data.train), len(data.validation), len(data.source_vocabulary), len(data.target_vocabulary),
-        sum(p.numel() for p in model.parameters()) / 1e6, arithmetic, chosen,
+        sum(p.numel() for p in model.parameters()) / 1e6, arithmetic, group.device,
+        f" in {group.size} processes" if group.size > 1 else "",
     )  # fmt: skip
 
     trainer = Trainer(
@@ -127,21 +214,26 @@ def train(
         build_optimizer(settings, [parameter for parameter in model.parameters() if parameter.requires_grad]),
         build_schedule(settings),
         settings,
-        validator(trained, data.validation, data.validation_batches, chosen, arithmetic),
+        validator(trained, data.validation, data.validation_batches, group.device, arithmetic, group),
         arithmetic,
-        accumulate=accumulate,
+        accumulate=run.accumulate,
+        group=group,
     )
-    store = CheckpointStore(checkpoints, trainer, _identity(settings, data, origin, seed, arithmetic))
+    identity = _identity(settings, data, origin, run.seed, arithmetic)
+    store = CheckpointStore(run.checkpoints, trainer, identity, run.keep)
     if not store.restore():
         begin(model, origin, settings, data.source_vocabulary, data.target_vocabulary)
-    else:
-        restore_best(checkpoints, output)
+    elif group.leads:
+        restore_best(run.checkpoints, run.output)
+    if not group.leads:
+        trainer.fit(data.batches, [store], stop_requested)
+        return trainer.progress
     watching: list[Monitor] = [
-        BestModelWriter(checkpoints, output, trained),
+        BestModelWriter(run.checkpoints, run.output, trained),
         store,
-        TensorBoard(checkpoints / "tensorboard"),
-        LogLines(host),
-        *monitors,
+        TensorBoard(run.checkpoints / "tensorboard"),
+        LogLines(run.host),
+        *run.monitors,
     ]
     bar = ProgressBar(console, settings, data.batches.batches_per_epoch) if console and console.is_terminal else None
     try:

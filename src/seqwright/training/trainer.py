@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from seqwright.data.batches import Batch, Batches
@@ -16,6 +16,7 @@ from seqwright.hyperparameters import Hyperparameters
 from seqwright.metrics import perplexity
 from seqwright.models.loss import BatchLoss, batch_loss
 from seqwright.models.seq2seq import Seq2Seq
+from seqwright.training.parallel import Group, without_exchange
 from seqwright.training.progress import Checkpoint, Monitor, Progress, Scores, Update
 from seqwright.training.schedules import Schedule
 
@@ -41,6 +42,7 @@ class Trainer:
         progress: where to go on; the beginning if not given.
         accumulate: parts that a batch is computed in, one after the other, for the same gradient in less memory. Where
             a batch still does not fit, there come to be more.
+        group: the processes that train together; every one has its own trainer, and they do the same.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Trainer:
         precision: Precision = "fp32",
         progress: Progress | None = None,
         accumulate: int = 1,
+        group: Group | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -60,11 +63,14 @@ class Trainer:
         self.settings = settings
         self.progress = progress or Progress()
         self.accumulate = accumulate
+        self.group = group or Group()
+        self._objective: nn.Module = _Objective(model, settings.label_smoothing)
+        self._stopping = False
         self._validate = validate
         self._monitors: list[Monitor] = []
         self._precision = precision
         self._device = next(model.parameters()).device
-        self._seen = _Seen(settings.training_metric)
+        self._seen = _Seen(settings.training_metric, self.group)
 
     def fit(
         self,
@@ -77,17 +83,21 @@ class Trainer:
         Args:
             batches: the training data.
             monitors: what watches, told in this order.
-            stop_requested: asked after every update whether to stop now, to go on another time.
+            stop_requested: asked after every update whether to stop now, to go on another time; among several processes
+                any may say so, and all stop after the next.
         """
         self._monitors = list(monitors)
+        # Fixed attention looks at one state alone: what leads to the others gets no gradient.
+        self._objective = self.group.wrap(self._objective, self.settings.rnn_attention_type == "fixed")
         progress, frequency = self.progress, self.settings.checkpoint_frequency_num_batches
         for monitor in self._monitors:
             monitor.on_start(progress)
         for batch in self._stream(batches):
-            reason = self._reason_to_stop() or (INTERRUPTED if stop_requested() else "")
+            is_asked = stop_requested() if self.group.size == 1 else self._stopping
+            reason = self._reason_to_stop() or (INTERRUPTED if is_asked else "")
             if reason:
                 break
-            update = self._update(batch.to(self._device))
+            update = self._update(batch, stop_requested)
             progress.batch += 1
             progress.updates += 1
             for monitor in self._monitors:
@@ -109,14 +119,18 @@ class Trainer:
             yield from batches.epoch(self.progress.epoch, start=self.progress.batch)
             self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
 
-    def _update(self, batch: Batch) -> Update:
+    def _update(self, batch: Batch, stop_requested: Callable[[], bool]) -> Update:
         """One step down the gradient of the batch's mean loss a token."""
         rate = self.schedule.rate(self.progress.updates)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.model.train()
-        parts = self._gradient(batch)
-        loss = torch.stack([part.objective.detach() for part in parts]).sum() / batch.num_tokens
+        parts = self._gradient(batch.share(self.group.rank, self.group.size).to(self._device), batch)
+        loss = sum((part.objective.detach() for part in parts), torch.zeros((), device=self._device))
+        if self.group.size > 1:
+            summed, stopping = self.group.sum(float(loss), stop_requested())
+            loss, self._stopping = torch.tensor(summed), stopping > 0
+        loss = loss / batch.num_tokens
         if self._is_finite(loss):
             for part in parts:
                 self._seen.add(part)
@@ -125,32 +139,55 @@ class Trainer:
             self.optimizer.step()
         return Update(loss, batch.num_pairs, batch.num_tokens, rate)
 
-    def _gradient(self, batch: Batch) -> list[BatchLoss]:
-        """Leave the gradient of the batch's mean loss a token, and give the losses of its parts; split what won't fit.
+    def _gradient(self, share: Batch, batch: Batch) -> list[BatchLoss]:
+        """Leave the gradient of the batch's mean loss a token; split what won't fit.
+
+        Args:
+            share: this process's pairs of the batch, on the device; none where the batch has fewer than there are
+                processes.
+            batch: the whole batch.
+
+        Returns:
+            The losses of the parts that the share was computed in.
 
         Raises:
-            ClientError: a single pair does not fit into the device's memory.
+            ClientError: a single pair does not fit into the device's memory; or the share does not, and there are
+                other processes, which cannot be told any more.
         """
+        if not share.num_pairs:
+            self.optimizer.zero_grad()
+            self._backward(batch.share(0, batch.num_pairs).to(self._device), math.inf)
+            return []
         while True:
             try:
                 self.optimizer.zero_grad()
-                return [self._backward(part, batch.num_tokens) for part in batch.split(self.accumulate)]
+                *first, last = share.split(self.accumulate)
+                with without_exchange(self._objective):
+                    losses = [self._backward(part, batch.num_tokens) for part in first]
+                return [*losses, self._backward(last, batch.num_tokens)]
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                if self.accumulate >= batch.num_pairs:
+                shape = f"{batch.source.shape[1]} source and {batch.target_in.shape[1]} target tokens"
+                if self.accumulate >= share.num_pairs:
                     raise ClientError(
-                        f"a single pair of {batch.source.shape[1]} source and {batch.target_in.shape[1]} target tokens "
-                        "does not fit into memory: lower max_seq_len_source and max_seq_len_target, or the model's size"
+                        f"a single pair of {shape} does not fit into memory: lower max_seq_len_source and "
+                        "max_seq_len_target, or the model's size"
                     ) from error
-                self.accumulate = min(2 * self.accumulate, batch.num_pairs)
+                self.accumulate = min(2 * self.accumulate, share.num_pairs)
+                if self.group.size > 1:
+                    raise ClientError(
+                        f"{share.num_pairs} pairs of {shape} do not fit into the memory of process {self.group.rank}: "
+                        f"start again with --accumulate {self.accumulate}"
+                    ) from error
                 logger.warning("the batch does not fit into memory: computing it in %d parts", self.accumulate)
 
-    def _backward(self, part: Batch, tokens: int) -> BatchLoss:
+    def _backward(self, part: Batch, tokens: float) -> BatchLoss:
         """Add the gradient of a part of a batch of so many target tokens."""
         with autocast(self._device, self._precision):
-            scored = batch_loss(self.model, part, self.settings.label_smoothing)
-        (scored.objective / tokens).backward()  # type: ignore[no-untyped-call]
+            scored: BatchLoss = self._objective(part)
+        # Processes' gradients are averaged: this one's counts for as many as there are.
+        (scored.objective * (self.group.size / tokens)).backward()  # type: ignore[no-untyped-call]
         return scored
 
     def _is_finite(self, loss: Tensor) -> bool:
@@ -213,11 +250,25 @@ class Trainer:
         return ""
 
 
+class _Objective(nn.Module):
+    """What is trained: from a batch to its loss."""
+
+    def __init__(self, model: Seq2Seq, smoothing: float) -> None:
+        super().__init__()
+        self.model = model
+        self._smoothing = smoothing
+
+    def forward(self, batch: Batch) -> BatchLoss:
+        """The loss of a batch, or of this process's share of one."""
+        return batch_loss(self.model, batch, self._smoothing)
+
+
 class _Seen:
     """The training metric over the updates since the last checkpoint, summed on the device."""
 
-    def __init__(self, metric: str) -> None:
+    def __init__(self, metric: str, group: Group) -> None:
         self.metric = metric
+        self._group = group
         self._sum: Tensor | float = 0.0
         self._tokens = 0
 
@@ -228,8 +279,8 @@ class _Seen:
 
     def take(self) -> float:
         """The metric's value, and a fresh start; not a number where every update was skipped."""
-        total, tokens = float(self._sum), self._tokens
+        total, tokens = self._group.sum(float(self._sum), self._tokens)
         if not tokens:
             return math.nan
         self._sum, self._tokens = 0.0, 0
-        return total / tokens if self.metric == "accuracy" else perplexity(total, tokens)
+        return total / tokens if self.metric == "accuracy" else perplexity(total, int(tokens))

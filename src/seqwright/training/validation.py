@@ -1,5 +1,7 @@
 """Scoring the model at a checkpoint, on the validation channel."""
 
+import itertools
+import json
 from collections.abc import Callable
 
 import torch
@@ -8,9 +10,10 @@ from seqwright.artifacts import TrainedModel
 from seqwright.data.batches import Batches
 from seqwright.data.corpus import ParallelCorpus
 from seqwright.devices import Precision
-from seqwright.inference.evaluation import reference_scores
+from seqwright.inference.evaluation import ReferenceScores, reference_sums
 from seqwright.inference.translator import Translator
 from seqwright.metrics import bleu
+from seqwright.training.parallel import Group
 from seqwright.training.progress import Scores
 
 
@@ -20,6 +23,7 @@ def validator(
     batches: Batches,
     device: torch.device,
     precision: Precision,
+    group: Group,
 ) -> Callable[[], Scores]:
     """A function that scores the model as it then stands; with BLEU where the hyperparameters ask for it.
 
@@ -29,26 +33,30 @@ def validator(
         batches: the same in batches, for perplexity and accuracy.
         device: where the model is.
         precision: the arithmetic it is trained in.
+        group: the processes that share the work; all get the scores of the whole.
     """
     settings = trained.settings
     asked = settings.bleu_sample_size
     size = -1 if asked == 0 and settings.optimized_metric == "bleu" else asked
 
     def validate() -> Scores:
-        shown = reference_scores(trained.model, batches, device, precision)
-        score = sample_bleu(trained, corpus, size, device, precision) if size else None
+        share = itertools.islice(batches.in_order(), group.rank, None, group.size)
+        shown = ReferenceScores.of(*group.sum(*reference_sums(trained.model, share, device, precision)))
+        score = sample_bleu(trained, corpus, size, device, precision, group) if size else None
         return Scores(shown.perplexity, shown.accuracy, score)
 
     return validate
 
 
 def sample_bleu(
-    trained: TrainedModel, corpus: ParallelCorpus, size: int, device: torch.device, precision: Precision
+    trained: TrainedModel, corpus: ParallelCorpus, size: int, device: torch.device, precision: Precision, group: Group
 ) -> float:
     """BLEU of beam-search translations of the first `size` pairs of `corpus`; of all of them if -1."""
     count = len(corpus) if size == -1 else min(size, len(corpus))
     translator = Translator(trained, device, precision)
-    found = translator.translate_ids([corpus.source[i].tolist() for i in range(count)])
+    mine = translator.translate_ids([corpus.source[i].tolist() for i in range(group.rank, count, group.size)])
+    shares = [json.loads(share) for share in group.gather(json.dumps([each.ids for each in mine]).encode())]
+    found = [shares[i % group.size][i // group.size] for i in range(count)]
     words, limit = trained.target_vocabulary.words, trained.settings.max_seq_len_target
     references = [words(corpus.target[i][:limit].tolist()) for i in range(count)]
-    return bleu([translation.tokens for translation in found], references).value
+    return bleu([words(ids) for ids in found], references).value

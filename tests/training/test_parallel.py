@@ -1,0 +1,194 @@
+"""Several processes that train one model: what they compute is what one computes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from seqwright.errors import AlgorithmError, ClientError
+from seqwright.training.job import Channels, train
+from seqwright.training.launch import Hosts, run_processes
+from seqwright.training.parallel import LostContactError, Place, joined
+from seqwright.training.progress import Monitor, Progress, Update
+from tests.toy import SETTINGS, prepared
+
+
+class Losses(Monitor):
+    """Writes the loss of every update to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_update(self, progress: Progress, update: Update) -> None:
+        with self._path.open("a") as stream:
+            stream.write(f"{float(update.loss)!r}\n")
+
+    def read(self) -> list[float]:
+        return [float(line) for line in self._path.read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared(tmp_path_factory.mktemp("toy"), pairs=203)
+
+
+def run(data: Path, output: Path, processes: int, **settings: object) -> tuple[Progress, list[float]]:
+    losses = Losses(output.with_suffix(".losses"))
+    progress = train(
+        Channels.under(data),
+        output,
+        {**SETTINGS, **settings},
+        precision="fp32",
+        processes=processes,
+        monitors=[losses],
+    )
+    return progress, losses.read()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"encoder_type": "cnn", "decoder_type": "cnn", "cnn_num_hidden": 16, "optimized_metric": "bleu"},
+        {"rnn_attention_type": "fixed", "label_smoothing": 0.1, "bucketing_enabled": False},
+    ],
+)
+def test_two_processes_follow_one(settings: dict[str, object], data: Path, tmp_path: Path) -> None:
+    settings = {"max_num_batches": 50, "checkpoint_frequency_num_batches": 25, **settings}
+    alone, expected = run(data, tmp_path / "alone", 1, **settings)
+    both, losses = run(data, tmp_path / "both", 2, **settings)
+    assert losses == pytest.approx(expected, rel=1e-5)
+    assert both.best == pytest.approx(alone.best, rel=1e-4)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "both"))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, atol=1e-3, rtol=1e-3)
+
+
+def test_a_batch_of_fewer_pairs_than_processes_is_trained_on_all_the_same(data: Path, tmp_path: Path) -> None:
+    # 203 pairs, 182 of them to train on: 60 batches of 3 and one of 2.
+    settings: dict[str, object] = {"batch_size": 3, "max_num_epochs": 1, "bucketing_enabled": False}
+    settings |= {"checkpoint_frequency_num_batches": 1000, "rnn_decoder_hidden_dropout": 0.0}
+    _, expected = run(data, tmp_path / "alone", 1, **settings)
+    _, losses = run(data, tmp_path / "three", 3, **settings)
+    assert losses == pytest.approx(expected, rel=1e-4)
+
+
+def stop_after(path: Path, updates: int) -> bool:
+    return path.exists() and len(path.read_text().split()) >= updates
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
+def test_an_interrupted_run_goes_on_with_the_same_batches(before: int, after: int, data: Path, tmp_path: Path) -> None:
+    settings: dict[str, object] = {"max_num_batches": 30, "rnn_decoder_hidden_dropout": 0.2 if before == after else 0.0}
+    _, expected = run(data, tmp_path / "straight", before, **settings)
+    output = tmp_path / "model"
+    losses = Losses(output.with_suffix(".losses"))
+    call = partial(train, Channels.under(data), output, {**SETTINGS, **settings}, precision="fp32", monitors=[losses])
+    stopped = call(processes=before, stop_requested=partial(stop_after, tmp_path / "model.losses", 7))
+    assert 7 <= stopped.updates < 30
+    call(processes=after)
+    assert losses.read() == (expected if before == after else pytest.approx(expected, rel=1e-5))
+    if before == after:
+        assert (output / "model.safetensors").read_bytes() == (tmp_path / "straight/model.safetensors").read_bytes()
+
+
+def test_the_error_of_a_process_is_told_as_its_own(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="batch_size=2 cannot be divided over 3 processes"):
+        run(data, tmp_path / "model", 3, batch_size=2)
+    assert not (tmp_path / "model").exists()
+
+
+def fail(which: int, how: Callable[[], object], place: Place, stop_requested: Callable[[], bool]) -> Progress:
+    """Exchange something again and again; one process fails on the way."""
+    with joined(place, torch.device("cpu")) as group:
+        for number in range(1000):
+            group.sum(number)
+            if group.rank == which and number == 3:
+                how()
+    return Progress()
+
+
+def complain() -> None:
+    raise ClientError("the second process has something to say")
+
+
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_that_fails_ends_all_and_its_error_is_reported(which: int) -> None:
+    with pytest.raises(ClientError, match="has something to say"):
+        run_processes(partial(fail, which, complain), 2, lambda: False)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_one_that_is_killed_ends_all_and_is_named(which: int) -> None:
+    with pytest.raises(AlgorithmError, match=f"seqwright-train-{which} was ended by SIGKILL"):
+        run_processes(partial(fail, which, kill), 2, lambda: False)
+
+
+def test_hosts_that_are_not_met_are_named_after_a_bounded_wait() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+        hosts = Hosts(2, 1, "second", ("127.0.0.1", port), timeout=3)
+        started = time.monotonic()
+        with pytest.raises(ClientError, match=rf"did not meet the others at 127\.0\.0\.1:{port} within 3 seconds"):
+            run_processes(partial(fail, 9, kill), 1, lambda: False, hosts)
+        assert time.monotonic() - started < 60
+
+
+def test_a_lost_contact_is_an_error_of_ours() -> None:
+    assert issubclass(LostContactError, AlgorithmError)
+
+
+def command(data: Path, output: Path, updates: int) -> list[str]:
+    """`train` and its arguments."""
+    settings = {**SETTINGS, "max_num_batches": updates}
+    chosen = [part for name, value in settings.items() for part in ("-H", f"{name}={value}")]
+    return ["train", "--data", str(data), "--output", str(output), "--precision", "fp32", *chosen]
+
+
+def test_torchrun_starts_the_processes_as_well(data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "seqwright"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*torchrun, *command(data, model, 6)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["updates"] == 6
+    assert "in 2 processes" in done.stderr
+    assert (model / "model.safetensors").exists()
+
+
+def test_sigterm_saves_and_exits_0(data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    program = [sys.executable, "-m", "seqwright", *command(data, model, 1_000_000), "--processes", "2"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.glob("model.checkpoints/checkpoint-*")):
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert time.monotonic() - started < 10
+    updates = json.loads(out)["updates"]
+    assert (tmp_path / "model.checkpoints" / f"checkpoint-{updates:09d}").exists()
+    assert (model / "model.safetensors").exists()
