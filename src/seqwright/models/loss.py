@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from seqwright.data.batches import Batch
 from seqwright.data.vocabulary import PAD
+from seqwright.models.products import product
 from seqwright.models.seq2seq import Seq2Seq
 
 CHUNK = 1 << 23
@@ -94,6 +95,7 @@ class _OutputLoss(torch.autograd.Function):
         wanted: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         product_weight = weight.to(hidden.dtype)
+        output = product(product_weight)
         vocab_size = len(weight)
         totals = hidden.new_zeros(3, dtype=torch.float64)
         d_hidden = torch.empty_like(hidden) if wanted else None
@@ -102,20 +104,18 @@ class _OutputLoss(torch.autograd.Function):
         rows = max(1, CHUNK // vocab_size)
         for start in range(0, len(targets), rows):
             part, wanted_ids = hidden[start : start + rows], targets[start : start + rows].unsqueeze(1)
-            if part.dtype == torch.float32:
-                logits = torch.addmm(bias, part, product_weight.t())
-            else:
-                logits = (part @ product_weight.t()).float().add_(bias)
-            best, ranked = logits.max(1, keepdim=True)
-            probabilities = torch.softmax(logits, dim=1)
+            logits = output(part).float().add_(bias)
+            of_targets, best = logits.gather(1, wanted_ids), logits.amax(1, keepdim=True)
+            mean = logits.mean(1, keepdim=True) if smoothing else None
+            probabilities = torch.softmax(logits, dim=1, out=logits)
             # Of the most probable token both are known: log Σ exp = its logit - log its probability.
-            normalizer = best - probabilities.gather(1, ranked).log_()
-            losses = (normalizer - logits.gather(1, wanted_ids)).sum(dtype=torch.float64)
+            normalizer = best - probabilities.amax(1, keepdim=True).log_()
+            losses = (normalizer - of_targets).sum(dtype=torch.float64)
             totals[0] += losses
-            if smoothing:
-                evenly = (normalizer.squeeze(1) - logits.mean(1)).sum(dtype=torch.float64)
+            if mean is not None:
+                evenly = (normalizer - mean).sum(dtype=torch.float64)
                 totals[1] += (1 - smoothing) * losses + smoothing * evenly
-            totals[2] += (ranked == wanted_ids).sum()
+            totals[2] += (of_targets == best).sum()
             if d_hidden is None or d_weight is None or d_bias is None:
                 continue
             gradients = probabilities

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_MIN_WEIGHT = 1 << 20
+_MIN_WEIGHT = 1 << 18
 """Elements from which on a weight is worth a layout of its own; measured on AVX2."""
 
 _ROWS = 64
@@ -16,7 +16,7 @@ def product(weight: Tensor) -> Callable[[Tensor], Tensor]:
     """The function `x ↦ x @ weight.T`, without gradients, for repeated use on few rows.
 
     On a CPU, oneDNN's blocked layout saves the rearranging of the weight that every ordinary product starts with: a
-    third of its time at 64 rows, and more than half at 5.
+    third of its time at 64 rows, and of a wide weight's more than half at 5.
 
     Args:
         weight: `[O, I]`, fp32 or bf16; must not change while the function is in use.

@@ -15,7 +15,7 @@ from seqwright.artifacts import LengthRatio, TrainedModel
 from seqwright.data.batches import Batches
 from seqwright.data.corpus import ParallelCorpus, load_channel, load_vocabularies
 from seqwright.data.vocabulary import Vocabulary
-from seqwright.devices import choose_device, choose_precision, process_count
+from seqwright.devices import choose_device, choose_precision, keep_freed_memory, process_count
 from seqwright.errors import ClientError
 from seqwright.files import explained, require_absent
 from seqwright.hyperparameters import Hyperparameters
@@ -165,6 +165,7 @@ def _train_apart(
 
 def _train_at(run: _Run, place: Place | None, stop_requested: Callable[[], bool], console: Console | None) -> Progress:
     """Train with the processes at `place`."""
+    keep_freed_memory()
     device = choose_device(run.device, place.local_rank if place else None)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
