@@ -91,6 +91,7 @@ class Row:
     def add(self, who: str, value: float) -> None:
         """Note a value."""
         self.runs.setdefault(who, []).append(value)
+        print(f"{self.name}: {who} {value:,.1f} {self.unit}", file=sys.stderr, flush=True)
 
 
 class Clock(Monitor):

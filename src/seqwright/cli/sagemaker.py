@@ -14,11 +14,14 @@ RootOption = Annotated[Path, typer.Option(help="Where the platform's files are."
 
 
 @sagemaker_app.command("train")
-def train_command(root: RootOption = Path("/opt/ml")) -> None:
+def train_command(
+    root: RootOption = Path("/opt/ml"),
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that hosts wait for each other.")] = 600.0,
+) -> None:
     """Run a training job; on failure ROOT/output/failure says why."""
     from seqwright.sagemaker.training import run_training
 
-    raise typer.Exit(run_training(root, set_up_logging))
+    raise typer.Exit(run_training(root, set_up_logging, timeout))
 
 
 @sagemaker_app.command("serve")

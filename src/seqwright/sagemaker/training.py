@@ -16,6 +16,7 @@ from seqwright.sagemaker.contract import Job, Paths, read_job, write_failure
 from seqwright.sagemaker.models import usable_model
 from seqwright.training.job import Channels, train
 from seqwright.training.launch import Hosts
+from seqwright.training.parallel import TIMEOUT
 from seqwright.training.warm_start import Start
 
 REQUIRED = ("train", "validation", "vocab")
@@ -27,7 +28,7 @@ PORT = 7777
 logger = logging.getLogger(__name__)
 
 
-def run_training(root: Path, set_up: Callable[[], Console | None] | None = None) -> int:
+def run_training(root: Path, set_up: Callable[[], Console | None] | None = None, timeout: float = TIMEOUT) -> int:
     """Run the training job whose files are under `root`, and leave what the contract asks for.
 
     The model goes to `model/`. Where `checkpoints/` exists, state is kept there, and a job that was interrupted
@@ -37,6 +38,7 @@ def run_training(root: Path, set_up: Callable[[], Console | None] | None = None)
     Args:
         root: the folder.
         set_up: as in `seqwright.train`.
+        timeout: seconds that hosts wait for each other.
 
     Returns:
         The exit status: 0 for success; otherwise `output/failure` says why, `ClientError: …` where the user can mend
@@ -45,7 +47,7 @@ def run_training(root: Path, set_up: Callable[[], Console | None] | None = None)
     paths = Paths(root)
     try:
         with stop_on_signals(signal.SIGTERM) as stop_requested:
-            _train(paths, stop_requested, set_up)
+            _train(paths, stop_requested, set_up, timeout)
     except SeqwrightError as error:
         return _fail(paths, error)
     except Exception as error:
@@ -54,7 +56,9 @@ def run_training(root: Path, set_up: Callable[[], Console | None] | None = None)
     return 0
 
 
-def _train(paths: Paths, stop_requested: Callable[[], bool], set_up: Callable[[], Console | None] | None) -> None:
+def _train(
+    paths: Paths, stop_requested: Callable[[], bool], set_up: Callable[[], Console | None] | None, timeout: float
+) -> None:
     job = read_job(paths)
     for name in REQUIRED:
         if name not in job.channels:
@@ -69,17 +73,17 @@ def _train(paths: Paths, stop_requested: Callable[[], bool], set_up: Callable[[]
             start=Start(model=pretrained),
             checkpoints=paths.checkpoints if paths.checkpoints.is_dir() else scratch / "checkpoints",
             cache=scratch / "corpus",
-            hosts=_hosts(job),
+            hosts=_hosts(job, timeout),
             stop_requested=stop_requested,
             set_up=set_up,
         )
     logger.info("the model of update %d is in %s", progress.best_updates, paths.model)
 
 
-def _hosts(job: Job) -> Hosts:
+def _hosts(job: Job, timeout: float) -> Hosts:
     """The job's hosts; where there are several, all meet at the first."""
     address = (job.hosts[0], PORT) if len(job.hosts) > 1 else None
-    return Hosts(len(job.hosts), job.hosts.index(job.host), job.host, address)
+    return Hosts(len(job.hosts), job.hosts.index(job.host), job.host, address, timeout)
 
 
 def _fail(paths: Paths, error: SeqwrightError) -> int:

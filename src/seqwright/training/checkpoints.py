@@ -170,7 +170,7 @@ class CheckpointStore(Monitor):
 
     def _write(self, updates: int, state: bytes, tensors: bytes) -> None:
         """Write a checkpoint, then remove the oldest."""
-        target = self.folder / f"checkpoint-{updates:09d}"
+        target = self.folder / f"{_NAME}{updates:09d}"
         shutil.rmtree(target, ignore_errors=True)  # one that could not be restored
         with new_folder(target) as scratch:
             for name, content in ((STATE, state), (TENSORS, tensors)):
@@ -187,7 +187,11 @@ class CheckpointStore(Monitor):
         Raises:
             ClientError: the checkpoints are of another run; the message names what differs.
         """
-        state, tensors = self._read() if self._group.leads else (b"", b"")
+        state, tensors = b"", b""
+        if self._group.leads:
+            for leftover in self.folder.glob(f".{_NAME}*.tmp"):  # of a run that was killed while it wrote
+                shutil.rmtree(leftover, ignore_errors=True)
+            state, tensors = self._read()
         state, tensors = self._group.broadcast(state), self._group.broadcast(tensors)
         if state:
             self._restore(json.loads(state), load(tensors))
@@ -228,6 +232,9 @@ class CheckpointStore(Monitor):
             torch.cuda.set_rng_state(randomness["cuda"])
 
 
+_NAME = "checkpoint-"
+"""What the folders of checkpoints are called, before the number of updates."""
+
 STATE, TENSORS = "state.json", "state.safetensors"
 """The files of a checkpoint."""
 
@@ -245,9 +252,14 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether a run with its checkpoints in `folder` has left anything, if only a first model before it was killed."""
+    return bool(existing_checkpoints(folder)) or (folder / BEST).exists()
+
+
 def existing_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders in `folder`, newest first."""
-    return sorted(folder.glob("checkpoint-*"), reverse=True)
+    return sorted(folder.glob(f"{_NAME}*"), reverse=True)
 
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:

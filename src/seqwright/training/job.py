@@ -25,7 +25,7 @@ from seqwright.training.checkpoints import (
     BestModelWriter,
     CheckpointStore,
     Identity,
-    existing_checkpoints,
+    has_begun,
     restore_best,
 )
 from seqwright.training.launch import Hosts, run_processes
@@ -182,7 +182,7 @@ def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console:
             "whole batch; make it larger, or the processes fewer"
         )
     if group.leads:
-        if not existing_checkpoints(run.checkpoints):
+        if not has_begun(run.checkpoints):
             require_absent(run.output)
         with explained(f"cannot write {run.checkpoints}"):
             run.checkpoints.mkdir(parents=True, exist_ok=True)
