@@ -1,7 +1,6 @@
 """`seqwright train`."""
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Annotated
@@ -65,6 +64,7 @@ def train_command(
     }
     from seqwright.training.job import Channels, train
     from seqwright.training.launch import Hosts
+    from seqwright.training.parallel import Place
     from seqwright.training.warm_start import Start
 
     with stop_on_signals(signal.SIGTERM, signal.SIGINT) as stop_requested:
@@ -85,7 +85,8 @@ def train_command(
             stop_requested=stop_requested,
             set_up=set_up_logging,
         )
-    if os.environ.get("RANK", "0") != "0":
+    place = Place.of_torchrun()
+    if place and place.rank:
         return
     print(
         json.dumps(

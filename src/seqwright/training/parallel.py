@@ -56,21 +56,14 @@ class Place:
 
     @classmethod
     def of_torchrun(cls, timeout: float = TIMEOUT) -> "Place | None":
-        """The place that `torchrun` gave this process; None where it did not start it.
-
-        Raises:
-            ClientError: its variables are incomplete.
-        """
-        if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        """The place that `torchrun` gave this process; None where it did not start it."""
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
             return None
-        try:
-            rank, size, local_rank, local_size = (
-                int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-            )
-            address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-            return cls(rank, size, local_rank, local_size, address, socket.gethostname(), timeout)
-        except (KeyError, ValueError) as error:
-            raise ClientError(f"RANK and WORLD_SIZE are set, but not all that torchrun sets: {error}") from error
+        rank, size, local_rank, local_size = (
+            int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        )
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return cls(rank, size, local_rank, local_size, address, socket.gethostname(), timeout)
 
 
 @dataclass(frozen=True)
@@ -167,7 +160,7 @@ def joined(place: Place | None, device: torch.device) -> Iterator[Group]:
     Raises:
         ClientError: the others were not met in time.
         LostContactError: within the context, another process ended or cannot be reached; its message names its host
-                where there are several.
+            where there are several.
     """
     if place is None or place.size == 1:
         yield Group(device=device)
