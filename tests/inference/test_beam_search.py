@@ -163,15 +163,15 @@ def test_abandoned_sentences_leave_between_steps_and_change_nothing_for_the_rest
         taken = next(steps)
         return gone if taken >= after else set()
 
-    limits = torch.tensor([9, 8, 7, 6])
-    expected, found = (
-        beam_search(_MODEL.model, sources, lengths, beam_size=3, max_lengths=limits, nbest=3, abandoned=hook)
-        for hook in (None, abandoned)
-    )
-    for i in {0, 1, 2, 3} - gone:
+    found: dict[int, list[Hypothesis]] = {}
+    options: dict[str, Any] = {"beam_size": 3, "max_lengths": torch.tensor([9, 8, 7, 6]), "nbest": 3}
+    expected = beam_search(_MODEL.model, sources, lengths, **options)
+    search_and_tell(_MODEL.model, sources, lengths, found=found.__setitem__, abandoned=abandoned, **options)
+    assert set(found) == {0, 1, 2, 3} - gone
+    for i in found:
         assert [h.ids for h in found[i]] == [h.ids for h in expected[i]]
         assert [h.score for h in found[i]] == pytest.approx([h.score for h in expected[i]], abs=1e-4)
-    assert taken == (after if len(gone) == 4 else max((9, 8, 7, 6)[i] for i in {0, 1, 2, 3} - gone))
+    assert taken == (after if len(gone) == 4 else max((9, 8, 7, 6)[i] for i in found))
 
 
 def _model() -> TrainedModel:

@@ -105,6 +105,13 @@ def test_a_translation_is_told_as_soon_as_its_search_ends(translator: Translator
     assert 1 in steps
 
 
+def test_what_is_abandoned_is_not_told_and_changes_nothing_for_the_rest(translator: Translator) -> None:
+    found: dict[int, Translation] = {}
+    translator.translate_batch([[4, 5], [6], [7]], found.__setitem__, abandoned=lambda: [1])
+    assert sorted(found) == [0, 2]
+    assert [found[0].ids, found[2].ids] == [each.ids for each in translator.translate_ids([[4, 5], [7]])]
+
+
 def test_bf16_translates_much_like_fp32(small_model: Maker) -> None:
     trained = small_model(seed=8, rnn_num_hidden=64)
     fp32 = Translator(trained, torch.device("cpu"), "fp32").translate(["w5 w9 w11"])[0]

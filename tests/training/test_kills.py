@@ -1,15 +1,18 @@
 """Training that is killed again and again ends where it would have ended."""
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 
+from seqwright.cli import main
 from tests.toy import SETTINGS, prepared
 
 UPDATES = 300
@@ -20,7 +23,30 @@ def command(data: Path, output: Path, processes: int) -> list[str]:
     settings |= {"rnn_decoder_hidden_dropout": 0.2, "checkpoint_threshold": UPDATES}
     chosen = [part for name, value in settings.items() for part in ("-H", f"{name}={value}")]
     arguments = ["train", "--data", str(data), "--output", str(output), "--precision", "fp32", *chosen]
-    return [sys.executable, "-m", "seqwright", *arguments, "--processes", str(processes)]
+    return [*arguments, "--processes", str(processes)]
+
+
+def seqwright(arguments: list[str]) -> None:
+    """The command, in a process of its own."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    sys.argv = ["seqwright", *arguments]
+    main()
+
+
+def start(arguments: list[str]) -> BaseProcess:
+    """Start the command without the seconds that importing PyTorch takes."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["seqwright.training.job", "torch._dynamo"])
+    process = context.Process(target=seqwright, args=(arguments,))
+    process.start()
+    return process
+
+
+def finish(arguments: list[str]) -> None:
+    process = start(arguments)
+    process.join()
+    assert process.exitcode == 0
 
 
 def children(pid: int) -> list[int]:
@@ -28,14 +54,14 @@ def children(pid: int) -> list[int]:
 
 
 def trainers(pid: int) -> list[int]:
-    """The processes that train, of those that a process started."""
-    return [child for child in children(pid) if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    """The processes that train in a run: itself, or what the server forked that it started."""
+    return [grandchild for child in children(pid) for grandchild in children(child)] or [pid]
 
 
-def wait_for_writing(folder: Path, process: "subprocess.Popen[bytes]", half_written: bool) -> None:
+def wait_for_writing(folder: Path, process: BaseProcess, half_written: bool) -> None:
     """Return when a checkpoint is being written, or has been written since."""
     before = set(folder.glob("checkpoint-*"))
-    while process.poll() is None:
+    while process.is_alive():
         if list(folder.glob(".checkpoint-*.tmp/*")) if half_written else set(folder.glob("checkpoint-*")) - before:
             return
         time.sleep(0 if half_written else 0.005)
@@ -48,22 +74,21 @@ def test_a_run_that_is_killed_at_random_ends_bit_for_bit_as_if_it_were_not(
 ) -> None:
     chance = random.Random(processes)  # noqa: S311 - moments, not secrets
     data = prepared(tmp_path)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     straight = tmp_path / "straight"
-    subprocess.run(command(data, straight, processes), check=True, env=environment, capture_output=True)
+    finish(command(data, straight, processes))
     output, folder = tmp_path / "model", tmp_path / "model.checkpoints"
     killed = 0
     for number in range(kills):
-        program = command(data, output, processes)
-        with subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-            wait_for_writing(folder, run, half_written=number % 3 == 0)
-            time.sleep(0 if number % 3 == 0 else chance.uniform(0, 0.1))
-            victims = [run.pid, *trainers(run.pid)] if processes > 1 else [run.pid]
-            if run.poll() is None:
-                os.kill(chance.choice(victims), signal.SIGKILL)
-            killed += run.wait() in (-signal.SIGKILL, 1)  # 1: one of several was killed
+        run = start(command(data, output, processes))
+        assert run.pid is not None
+        wait_for_writing(folder, run, half_written=number % 3 == 0)
+        time.sleep(0 if number % 3 == 0 else chance.uniform(0, 0.1))
+        if run.is_alive():
+            os.kill(chance.choice([run.pid, *trainers(run.pid)]), signal.SIGKILL)
+        run.join()
+        killed += run.exitcode in (-signal.SIGKILL, 1)  # 1: one of several was killed
     assert killed == kills
-    subprocess.run(command(data, output, processes), check=True, env=environment, capture_output=True)
+    finish(command(data, output, processes))
     for name in ("model.safetensors", "metrics.json"):
         assert (output / name).read_bytes() == (straight / name).read_bytes()
     last = f"checkpoint-{UPDATES:09d}"

@@ -22,6 +22,9 @@ from seqwright.training.parallel import LostContactError, Place, joined
 from seqwright.training.progress import Monitor, Progress, Update
 from tests.toy import SETTINGS, prepared
 
+UNBUCKETED = {"bucketing_enabled": False, "max_seq_len_source": 8, "max_seq_len_target": 8}
+"""Batches all of one shape, no longer than the toy task needs."""
+
 
 class Losses(Monitor):
     """Writes the loss of every update to a file."""
@@ -60,7 +63,7 @@ def run(data: Path, output: Path, processes: int, **settings: object) -> tuple[P
     [
         {},
         {"encoder_type": "cnn", "decoder_type": "cnn", "cnn_num_hidden": 16, "optimized_metric": "bleu"},
-        {"rnn_attention_type": "fixed", "label_smoothing": 0.1, "bucketing_enabled": False},
+        {"rnn_attention_type": "fixed", "label_smoothing": 0.1, **UNBUCKETED},
     ],
 )
 def test_two_processes_follow_one(settings: dict[str, object], data: Path, tmp_path: Path) -> None:
@@ -76,7 +79,7 @@ def test_two_processes_follow_one(settings: dict[str, object], data: Path, tmp_p
 
 def test_a_batch_of_fewer_pairs_than_processes_is_trained_on_all_the_same(data: Path, tmp_path: Path) -> None:
     # 203 pairs, 182 of them to train on: 60 batches of 3 and one of 2.
-    settings: dict[str, object] = {"batch_size": 3, "max_num_epochs": 1, "bucketing_enabled": False}
+    settings: dict[str, object] = {"batch_size": 3, "max_num_epochs": 1, **UNBUCKETED}
     settings |= {"checkpoint_frequency_num_batches": 1000, "rnn_decoder_hidden_dropout": 0.0}
     _, expected = run(data, tmp_path / "alone", 1, **settings)
     _, losses = run(data, tmp_path / "three", 3, **settings)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from seqwright.cli.console import set_up_logging
+from seqwright.cli.options import TimeoutOption
 from seqwright.errors import ClientError
 
 sagemaker_app = typer.Typer(no_args_is_help=True, help="Train or serve under Amazon SageMaker's container contract.")
@@ -16,7 +17,7 @@ RootOption = Annotated[Path, typer.Option(help="Where the platform's files are."
 @sagemaker_app.command("train")
 def train_command(
     root: RootOption = Path("/opt/ml"),
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that hosts wait for each other.")] = 600.0,
+    timeout: TimeoutOption = 600.0,
 ) -> None:
     """Run a training job; on failure ROOT/output/failure says why."""
     from seqwright.sagemaker.training import run_training

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seqwright.cli.console import STDERR, set_up_logging
-from seqwright.cli.options import DeviceOption, PrecisionOption
+from seqwright.cli.options import DeviceOption, PrecisionOption, TimeoutOption
 from seqwright.files import read_json_object
 from seqwright.hyperparameters import parse_assignments
 from seqwright.interrupts import stop_on_signals
@@ -51,7 +51,7 @@ def train_command(
     processes: Annotated[
         str, typer.Option(metavar="auto|N", help="Processes that train together; auto: one a GPU, or one on the CPU.")
     ] = "auto",
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds that processes wait for each other.")] = 600.0,
+    timeout: TimeoutOption = 600.0,
     accumulate: Annotated[
         int, typer.Option(min=1, help="Parts that a batch is computed in: the same gradient in less memory.")
     ] = 1,

@@ -60,7 +60,7 @@ def beam_search(
         found: told of each sentence, by its number, as soon as its search ends: its `nbest` hypotheses, best first;
             fewer where the vocabulary cannot give so many.
         abandoned: asked after every step for the numbers of sentences that nobody wants any more. They leave the
-            batch with what they have; the others' hypotheses are what they would have been.
+            batch, and `found` is not told of them; the others' hypotheses are what they would have been.
     """
     batch, device = len(source), source.device
     state = model.decoder.start(model.encode(source, lengths))
@@ -88,7 +88,8 @@ def beam_search(
             looked = torch.cat([looked, weights.unsqueeze(1)], dim=1).index_select(0, rows)
 
         done = _is_settled(scores, finished, max_lengths, nbest) | (max_lengths <= prefixes.shape[1])
-        if abandoned is not None and (unwanted := abandoned()):
+        unwanted = set(abandoned()) if abandoned is not None else set[int]()
+        if unwanted:
             done |= torch.isin(active, torch.tensor(list(unwanted), device=device))
         if not done.any():
             state = select_hypotheses(state, rows)
@@ -97,6 +98,8 @@ def beam_search(
         by_sentence = prefixes.view(len(active), beam_size, -1)
         looked_by_sentence = looked.view(len(active), beam_size, *looked.shape[1:])
         for place in done.nonzero().squeeze(1).tolist():
+            if numbers[place] in unwanted:
+                continue
             seen = looked_by_sentence[place] if attention else None
             hypotheses = _rank(by_sentence[place], scores[place], finished[place], seen)
             found(numbers[place], hypotheses[:nbest])

@@ -170,8 +170,8 @@ class Translator:
             nbest: as in `translate`.
             attention: as in `translate`.
             max_output_lengths: `max_output_length` of every source.
-            abandoned: asked after every step of the search for the positions in `sources` that nobody wants any more;
-                what `found` is told of those is of no use.
+            abandoned: asked after every step of the search for the positions in `sources` that nobody wants any more:
+                they are dropped, and `found` is not told of them.
         """
         beam_size = beam_size or self.trained.settings.beam_size
         limits = max_output_lengths or [None] * len(sources)

@@ -8,13 +8,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-
 from seqwright.errors import AlgorithmError, ClientError, SeqwrightError
 from seqwright.interrupts import stop_on_signals
 from seqwright.sagemaker.contract import Job, Paths, read_job, write_failure
 from seqwright.sagemaker.models import usable_model
-from seqwright.training.job import Channels, train
+from seqwright.training.job import Channels, SetUp, train
 from seqwright.training.launch import Hosts
 from seqwright.training.parallel import TIMEOUT
 from seqwright.training.warm_start import Start
@@ -28,7 +26,7 @@ PORT = 7777
 logger = logging.getLogger(__name__)
 
 
-def run_training(root: Path, set_up: Callable[[], Console | None] | None = None, timeout: float = TIMEOUT) -> int:
+def run_training(root: Path, set_up: SetUp | None = None, timeout: float = TIMEOUT) -> int:
     """Run the training job whose files are under `root`, and leave what the contract asks for.
 
     The model goes to `model/`. Where `checkpoints/` exists, state is kept there, and a job that was interrupted
@@ -56,9 +54,7 @@ def run_training(root: Path, set_up: Callable[[], Console | None] | None = None,
     return 0
 
 
-def _train(
-    paths: Paths, stop_requested: Callable[[], bool], set_up: Callable[[], Console | None] | None, timeout: float
-) -> None:
+def _train(paths: Paths, stop_requested: Callable[[], bool], set_up: SetUp | None, timeout: float) -> None:
     job = read_job(paths)
     for name in REQUIRED:
         if name not in job.channels:

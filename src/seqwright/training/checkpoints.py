@@ -143,6 +143,10 @@ class CheckpointStore(Monitor):
         """Wait until all is written."""
         self._wait()
 
+    def close(self) -> None:
+        """Wait for what is being written, however training ended."""
+        self._writer.shutdown()
+
     def _save(self, progress: Progress) -> None:
         """Collect the run's state, and have it written."""
         randomness = self._group.gather(_random_state())

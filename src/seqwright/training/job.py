@@ -1,5 +1,6 @@
 """A whole training run: channels in, a model folder out."""
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -40,6 +41,9 @@ from seqwright.training.warm_start import Origin, Start, begin, freeze, open_sta
 
 logger = logging.getLogger(__name__)
 
+SetUp = Callable[[], Console | None]
+"""Sets up a process, its logging above all, and gives its `console`; a function that can be imported by name."""
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -73,7 +77,7 @@ def train(
     console: Console | None = None,
     monitors: Sequence[Monitor] = (),
     stop_requested: Callable[[], bool] = lambda: False,
-    set_up: Callable[[], Console | None] | None = None,
+    set_up: SetUp | None = None,
 ) -> Progress:
     """Train a model and leave the best one in `output`; where `checkpoints` holds this run's, go on from there.
 
@@ -99,8 +103,7 @@ def train(
         console: a terminal for the progress bar; plain log lines without one.
         monitors: what else watches training; with several processes, copies in the first of them.
         stop_requested: asked at every update; once it says yes, the run saves its state and returns.
-        set_up: what a process does that this one starts, before anything else: sets up logging, and gives its
-            `console`; a function that can be imported by name.
+        set_up: called first in every process that this one starts.
 
     Returns:
         How far training came, the best score included.
@@ -112,19 +115,19 @@ def train(
     """
     hosts = hosts or Hosts()
     run = _Run(
-        channels,
-        output,
-        hyperparameters,
-        start or Start(),
-        checkpoints or output.with_name(output.name + ".checkpoints"),
-        keep,
-        cache,
-        device,
-        precision,
-        seed,
-        accumulate,
-        hosts.name,
-        tuple(monitors),
+        channels=channels,
+        output=output,
+        hyperparameters=hyperparameters,
+        start=start or Start(),
+        checkpoints=checkpoints or output.with_name(output.name + ".checkpoints"),
+        keep=keep,
+        cache=cache,
+        device=device,
+        precision=precision,
+        seed=seed,
+        accumulate=accumulate,
+        host=hosts.name,
+        monitors=tuple(monitors),
     )
     if place := Place.of_torchrun(hosts.timeout):
         return _train_at(run, place, stop_requested, console)
@@ -153,9 +156,7 @@ class _Run:
     monitors: tuple[Monitor, ...]
 
 
-def _train_apart(
-    run: _Run, set_up: Callable[[], Console | None] | None, place: Place, stop_requested: Callable[[], bool]
-) -> Progress:
+def _train_apart(run: _Run, set_up: SetUp | None, place: Place, stop_requested: Callable[[], bool]) -> Progress:
     """Train in a process that `train` started."""
     console = set_up() if set_up else None
     if place.rank:
@@ -221,27 +222,27 @@ def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console:
         group=group,
     )
     identity = _identity(settings, data, origin, run.seed, arithmetic)
-    store = CheckpointStore(run.checkpoints, trainer, identity, run.keep)
-    if not store.restore():
-        begin(model, origin, settings, data.source_vocabulary, data.target_vocabulary)
-    elif group.leads:
-        restore_best(run.checkpoints, run.output)
-    if not group.leads:
-        trainer.fit(data.batches, [store], stop_requested)
-        return trainer.progress
-    watching: list[Monitor] = [
-        BestModelWriter(run.checkpoints, run.output, trained),
-        store,
-        TensorBoard(run.checkpoints / "tensorboard"),
-        LogLines(run.host),
-        *run.monitors,
-    ]
-    bar = ProgressBar(console, settings, data.batches.batches_per_epoch) if console and console.is_terminal else None
-    try:
-        trainer.fit(data.batches, [*watching, bar or PlainProgress()], stop_requested)
-    finally:
-        if bar:
-            bar.close()
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(contextlib.closing(CheckpointStore(run.checkpoints, trainer, identity, run.keep)))
+        if not store.restore():
+            begin(model, origin, settings, data.source_vocabulary, data.target_vocabulary)
+        elif group.leads:
+            restore_best(run.checkpoints, run.output)
+        watching: list[Monitor] = [store]
+        if group.leads:
+            watching = [
+                BestModelWriter(run.checkpoints, run.output, trained),
+                store,
+                TensorBoard(run.checkpoints / "tensorboard"),
+                LogLines(run.host),
+                *run.monitors,
+            ]
+            if console and console.is_terminal:
+                bar = ProgressBar(console, settings, data.batches.batches_per_epoch)
+                watching.append(stack.enter_context(contextlib.closing(bar)))
+            else:
+                watching.append(PlainProgress())
+        trainer.fit(data.batches, watching, stop_requested)
     return trainer.progress
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 import torch
 
@@ -25,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 _GRACE = 10.0
 """Seconds that processes have to end, and to say what was wrong with them, after one has failed."""
+
+_IMPORTED_ONCE = ["seqwright.training.job", "torch._dynamo"]
+"""What a server process imports, seconds of work, before it forks all others; optimizers need the second."""
 
 Work = Callable[[Place, Callable[[], bool]], Progress]
 """What every process does: told its place, and how to ask whether to stop."""
@@ -67,12 +69,13 @@ def run_processes(work: Work, count: int, stop_requested: Callable[[], bool], ho
     """
     hosts = hosts or Hosts()
     address = hosts.address or ("127.0.0.1", _free_port())
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED_ONCE)
     processes: dict[Connection, BaseProcess] = {}
     threads = max(1, torch.get_num_threads() // count)
     for number in range(count):
         rank, size = hosts.number * count + number, hosts.count * count
-        place = Place(rank, size, number, count, address, hosts.name, hosts.timeout)
+        place = Place(rank, size, number, address, hosts.name, hosts.timeout)
         ours, theirs = context.Pipe()
         process = context.Process(
             target=_run, args=(work, place, threads, theirs), name=f"seqwright-train-{rank}", daemon=True
@@ -108,7 +111,7 @@ def _watch(processes: dict[Connection, BaseProcess], stop_requested: Callable[[]
                 answer: Progress | SeqwrightError = ready.recv()
             except (EOFError, OSError):
                 processes[ready].join(_GRACE)
-                answer = LostProcessError(_how_it_ended(processes[ready]))
+                answer = AlgorithmError(_how_it_ended(processes[ready]))
             if isinstance(answer, SeqwrightError):
                 errors.append(answer)
                 until = min(until, time.monotonic() + _GRACE)
@@ -117,10 +120,6 @@ def _watch(processes: dict[Connection, BaseProcess], stop_requested: Callable[[]
     if errors:
         raise min(errors, key=lambda error: isinstance(error, LostContactError))
     return answers[0]
-
-
-class LostProcessError(AlgorithmError):
-    """A process ended without a word."""
 
 
 def _listen(connection: Connection, stop: threading.Event) -> None:
@@ -153,7 +152,7 @@ def _run(work: Work, place: Place, threads: int, connection: Connection) -> None
         torch.set_num_threads(threads)
     stop = threading.Event()
     threading.Thread(target=_listen, args=(connection, stop), daemon=True).start()
-    result: Any
+    result: Progress | SeqwrightError
     try:
         result = work(place, stop.is_set)
     except SeqwrightError as error:

@@ -8,7 +8,6 @@ of one process. Content that is no tensor travels as bytes: nothing is unpickled
 import contextlib
 import datetime
 import json
-import logging
 import os
 import socket
 import struct
@@ -21,8 +20,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from seqwright.errors import AlgorithmError, ClientError
-
-logger = logging.getLogger(__name__)
 
 TIMEOUT = 600.0
 """Seconds that a process waits for the others before it gives them up."""
@@ -40,7 +37,6 @@ class Place:
         rank: its number among all processes.
         size: how many there are.
         local_rank: its number among those of its host.
-        local_size: how many its host has.
         address: name or address and port where they meet, those of the first process's host.
         host: what this process's host is called.
         timeout: seconds to wait for each other.
@@ -49,7 +45,6 @@ class Place:
     rank: int
     size: int
     local_rank: int
-    local_size: int
     address: tuple[str, int]
     host: str = "localhost"
     timeout: float = TIMEOUT
@@ -59,11 +54,9 @@ class Place:
         """The place that `torchrun` gave this process; None where it did not start it."""
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return None
-        rank, size, local_rank, local_size = (
-            int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        )
+        rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        return cls(rank, size, local_rank, local_size, address, socket.gethostname(), timeout)
+        return cls(rank, size, local_rank, address, socket.gethostname(), timeout)
 
 
 @dataclass(frozen=True)
@@ -129,9 +122,7 @@ class Group:
         """
         if self.size == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
             return module
-        return DistributedDataParallel(
-            module, find_unused_parameters=may_leave_unused, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
+        return DistributedDataParallel(module, find_unused_parameters=may_leave_unused, gradient_as_bucket_view=True)
 
     def take_turns(self) -> Iterator[bool]:
         """Twice, once with True: first for one process of each host, then for the others."""
