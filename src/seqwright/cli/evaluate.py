@@ -1,18 +1,19 @@
 """`seqwright evaluate`."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption
+from seqwright.cli.console import STDERR
+from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption, path_option
+from seqwright.remote import Staging
 
 
 def evaluate_command(
     model: ModelOption,
-    source: Annotated[Path, typer.Option(help="Source text, one sequence a line.")],
-    target: Annotated[Path, typer.Option(help="Reference text, line by line.")],
+    source: Annotated[str, path_option(help="Source text, one sequence a line.")],
+    target: Annotated[str, path_option(help="Reference text, line by line.")],
     beam_size: Annotated[
         int | None, typer.Option(min=1, help="Hypotheses kept; the model's beam_size if not given.")
     ] = None,
@@ -23,5 +24,7 @@ def evaluate_command(
     from seqwright.inference.evaluation import evaluate
     from seqwright.inference.translator import Translator
 
-    scores = evaluate(Translator.load(model, device, precision), source, target, beam_size=beam_size)
+    with Staging(STDERR) as staging:
+        translator = Translator.load(staging.read(model), device, precision)
+        scores = evaluate(translator, staging.read(source), staging.read(target), beam_size=beam_size)
     print(json.dumps(scores))

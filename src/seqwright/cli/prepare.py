@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,17 +11,19 @@ from rich.progress import Progress
 from rich.table import Column, Table
 
 from seqwright.cli.console import STDERR
+from seqwright.cli.options import path_option
+from seqwright.remote import Staging
 
 if TYPE_CHECKING:
     from seqwright.data.prepare import PrepareReport, SplitReport
 
 
 def prepare_command(
-    train_source: Annotated[Path, typer.Option(help="Training text, one sequence a line; .gz is unpacked.")],
-    train_target: Annotated[Path, typer.Option(help="Its translation, line by line.")],
-    output: Annotated[Path, typer.Option(help="Folder to write; it must not exist, or be empty.")],
-    val_source: Annotated[Path | None, typer.Option(help="Validation text.")] = None,
-    val_target: Annotated[Path | None, typer.Option(help="Its translation, line by line.")] = None,
+    train_source: Annotated[str, path_option(help="Training text, one sequence a line; .gz is unpacked.")],
+    train_target: Annotated[str, path_option(help="Its translation, line by line.")],
+    output: Annotated[str, path_option(help="Folder to write; it must not exist, or be empty.")],
+    val_source: Annotated[str | None, path_option(help="Validation text.")] = None,
+    val_target: Annotated[str | None, path_option(help="Its translation, line by line.")] = None,
     single_vocab: Annotated[
         bool, typer.Option("--single-vocab", help="One vocabulary for both sides; the source's options shape it.")
     ] = False,
@@ -32,30 +34,32 @@ def prepare_command(
     word_min_count_source: Annotated[int, typer.Option(min=1, help="Leave out words that are rarer.")] = 1,
     word_min_count_target: Annotated[int, typer.Option(min=1, help="The same for the target.")] = 1,
     vocab_source_json: Annotated[
-        Path | None, typer.Option(help="Vocabulary to use in place of a new one, with --vocab-target-json.")
+        str | None, path_option(help="Vocabulary to use in place of a new one, with --vocab-target-json.")
     ] = None,
-    vocab_target_json: Annotated[Path | None, typer.Option(help="The same for the target.")] = None,
+    vocab_target_json: Annotated[str | None, path_option(help="The same for the target.")] = None,
 ) -> None:
     """Turn parallel text into training data: RecordIO-Protobuf files and vocabularies."""
     from seqwright.data.prepare import prepare
 
-    with Progress(console=STDERR, transient=True, disable=not STDERR.is_terminal) as bar:
-        task = bar.add_task("reading", total=None)
-        report = prepare(
-            train_source=train_source,
-            train_target=train_target,
-            output=output,
-            validation_source=val_source,
-            validation_target=val_target,
+    with Staging(STDERR) as staging:
+        prepare_files = partial(
+            prepare,
+            train_source=staging.read(train_source),
+            train_target=staging.read(train_target),
+            output=staging.write_folder(output),
+            validation_source=staging.read_if_given(val_source),
+            validation_target=staging.read_if_given(val_target),
             single_vocab=single_vocab,
             num_words_source=num_words_source,
             num_words_target=num_words_target,
             word_min_count_source=word_min_count_source,
             word_min_count_target=word_min_count_target,
-            vocab_source=vocab_source_json,
-            vocab_target=vocab_target_json,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            vocab_source=staging.read_if_given(vocab_source_json),
+            vocab_target=staging.read_if_given(vocab_target_json),
         )
+        with Progress(console=STDERR, transient=True, disable=not STDERR.is_terminal) as bar:
+            task = bar.add_task("reading", total=None)
+            report = prepare_files(progress=lambda done, total: bar.update(task, completed=done, total=total))
     Console().print(_table(report))
 
 

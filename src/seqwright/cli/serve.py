@@ -4,8 +4,10 @@ from typing import Annotated
 
 import typer
 
+from seqwright.cli.console import STDERR
 from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption
 from seqwright.errors import ClientError
+from seqwright.remote import Staging
 
 
 def serve_command(
@@ -31,7 +33,7 @@ def serve_command(
         raise ClientError(f"{error.name} is not installed: pip install 'seqwright[serve]'") from error
 
     serve(
-        model,
+        Staging(STDERR).read(model),
         host=host,
         port=port,
         device=device,

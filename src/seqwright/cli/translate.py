@@ -1,13 +1,13 @@
 """`seqwright translate`."""
 
 import enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from seqwright.cli.console import STDERR
-from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption
+from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption, path_option
+from seqwright.remote import Staging
 
 
 class Format(enum.StrEnum):
@@ -20,9 +20,9 @@ class Format(enum.StrEnum):
 def translate_command(
     model: ModelOption,
     input: Annotated[  # noqa: A002 - the option is called --input
-        Path | None, typer.Option(help="Text, .jsonl or .rec file; text from standard input if not given.")
+        str | None, path_option(help="Text, .jsonl or .rec file; text from standard input if not given.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="File to write; standard output if not given.")] = None,
+    output: Annotated[str | None, path_option(help="File to write; standard output if not given.")] = None,
     beam_size: Annotated[
         int | None, typer.Option(min=1, help="Hypotheses kept; the model's beam_size if not given.")
     ] = None,
@@ -37,15 +37,15 @@ def translate_command(
     from seqwright.inference.bulk import translate_file
     from seqwright.inference.translator import Translator
 
-    translator = Translator.load(model, device, precision)
-    translate_file(
-        translator,
-        source=input,
-        target=output,
-        as_json=format is Format.JSON,
-        beam_size=beam_size,
-        nbest=nbest,
-        batch_size=batch_size,
-        resume=resume,
-        console=STDERR,
-    )
+    with Staging(STDERR) as staging:
+        translate_file(
+            Translator.load(staging.read(model), device, precision),
+            source=staging.read_if_given(input),
+            target=staging.write_file(output) if output else None,
+            as_json=format is Format.JSON,
+            beam_size=beam_size,
+            nbest=nbest,
+            batch_size=batch_size,
+            resume=resume,
+            console=STDERR,
+        )

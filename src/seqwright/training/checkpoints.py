@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,14 +120,23 @@ class CheckpointStore(Monitor):
         trainer: the run to save and restore.
         identity: what the run is.
         keep: how many checkpoints to keep.
+        saved: called when a checkpoint is on disk, while training goes on.
     """
 
-    def __init__(self, folder: Path, trainer: Trainer, identity: Identity, keep: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        trainer: Trainer,
+        identity: Identity,
+        keep: int = 2,
+        saved: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder = folder
         self._trainer = trainer
         self._group = trainer.group
         self._identity = identity
         self._keep = keep
+        self._saved = saved
         self._writer = ThreadPoolExecutor(1, "seqwright-checkpoint")
         self._written: Future[None] | None = None
 
@@ -182,6 +191,7 @@ class CheckpointStore(Monitor):
                     stream.write(content)
         for old in existing_checkpoints(self.folder)[self._keep :]:
             shutil.rmtree(old, ignore_errors=True)
+        self._saved()
 
     def restore(self) -> bool:
         """Put the run where its newest readable checkpoint left it; False if there is none.

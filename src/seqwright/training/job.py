@@ -77,6 +77,7 @@ def train(
     console: Console | None = None,
     monitors: Sequence[Monitor] = (),
     stop_requested: Callable[[], bool] = lambda: False,
+    saved: Callable[[], None] | None = None,
     set_up: SetUp | None = None,
 ) -> Progress:
     """Train a model and leave the best one in `output`; where `checkpoints` holds this run's, go on from there.
@@ -103,6 +104,8 @@ def train(
         console: a terminal for the progress bar; plain log lines without one.
         monitors: what else watches training; with several processes, copies in the first of them.
         stop_requested: asked at every update; once it says yes, the run saves its state and returns.
+        saved: called whenever a checkpoint is on disk, while training goes on; with several processes a function that
+            can be imported by name.
         set_up: called first in every process that this one starts.
 
     Returns:
@@ -128,6 +131,7 @@ def train(
         accumulate=accumulate,
         host=hosts.name,
         monitors=tuple(monitors),
+        saved=saved or _nothing,
     )
     if place := Place.of_torchrun(hosts.timeout):
         return _train_at(run, place, stop_requested, console)
@@ -154,6 +158,11 @@ class _Run:
     accumulate: int
     host: str
     monitors: tuple[Monitor, ...]
+    saved: Callable[[], None]
+
+
+def _nothing() -> None:
+    """What is done besides when a checkpoint is on disk."""
 
 
 def _train_apart(run: _Run, set_up: SetUp | None, place: Place, stop_requested: Callable[[], bool]) -> Progress:
@@ -223,7 +232,9 @@ def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console:
     )
     identity = _identity(settings, data, origin, run.seed, arithmetic)
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(contextlib.closing(CheckpointStore(run.checkpoints, trainer, identity, run.keep)))
+        store = stack.enter_context(
+            contextlib.closing(CheckpointStore(run.checkpoints, trainer, identity, run.keep, run.saved))
+        )
         if not store.restore():
             begin(model, origin, settings, data.source_vocabulary, data.target_vocabulary)
         elif group.leads:

@@ -1,0 +1,355 @@
+"""Remote paths against a real S3 API on loopback, one that can be told to fail."""
+
+import json
+import logging
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import fsspec
+import pytest
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from typer.testing import CliRunner
+from werkzeug.serving import make_server
+
+from seqwright import remote
+from seqwright.cli import app
+from seqwright.errors import ClientError
+from seqwright.remote import Staging, shown
+from tests.toy import SETTINGS, write_text
+
+Environ = dict[str, Any]
+Respond = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+class S3(threading.Thread):
+    """The API, what it was asked, and what it is told to do instead of answering.
+
+    Attributes:
+        asked: how often each method and path came.
+        fault: does what an answer does, or gives None to let it be answered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._app: Respond = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, self._respond, threaded=True)
+        self.url = f"http://127.0.0.1:{self._server.port}"
+        self.asked: Counter[str] = Counter()
+        self.fault: Callable[[Environ, Callable[..., Any]], Iterable[bytes] | None] = lambda environ, start: None
+
+    def _respond(self, environ: Environ, start: Callable[..., Any]) -> Iterable[bytes]:
+        self.asked[f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"] += 1
+        failed = self.fault(environ, start)
+        return self._app(environ, start) if failed is None else failed
+
+    def run(self) -> None:
+        self._server.serve_forever()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self.join()
+
+    def client(self) -> Any:
+        return boto3.client("s3", endpoint_url=self.url, region_name="us-east-1")
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3]:
+    """The API with an empty bucket `bucket`; caches in a folder of the test's own."""
+    made = S3()
+    made.start()
+    for name, value in {
+        "AWS_ENDPOINT_URL": made.url,
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "whisper",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "SEQWRIGHT_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "ATTEMPTS", 3)
+    client = made.client()
+    client.create_bucket(Bucket="bucket")
+    made.asked.clear()
+    yield made
+    made.fault = lambda environ, start: None
+    for entry in client.list_objects_v2(Bucket="bucket").get("Contents", []):
+        client.delete_object(Bucket="bucket", Key=entry["Key"])
+    client.delete_bucket(Bucket="bucket")
+    made.close()
+
+
+def put(s3: S3, key: str, content: bytes) -> None:
+    s3.client().put_object(Bucket="bucket", Key=key, Body=content)
+
+
+def keys(s3: S3) -> dict[str, bytes]:
+    client = s3.client()
+    found = client.list_objects_v2(Bucket="bucket").get("Contents", [])
+    return {each["Key"]: client.get_object(Bucket="bucket", Key=each["Key"])["Body"].read() for each in found}
+
+
+def failing(times: int, status: str = "503 Slow Down", method: str = "GET") -> Callable[..., Iterable[bytes] | None]:
+    """Refuses that many requests for objects, then no more."""
+    left = [times]
+
+    def fault(environ: Environ, start: Callable[..., Any]) -> Iterable[bytes] | None:
+        if environ["REQUEST_METHOD"] != method or environ["PATH_INFO"].count("/") < 2 or not left[0]:
+            return None
+        left[0] -= 1
+        start(status, [("Content-Length", "0")])
+        return [b""]
+
+    return fault
+
+
+CONTENT = bytes(range(256)) * 10
+
+
+def test_a_file_is_read_in_ranges_and_from_the_cache_until_it_changes(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "RANGE", 1000)
+    put(s3, "a/b.bin", CONTENT)
+    with Staging() as staging:
+        path = staging.read("s3://bucket/a/b.bin")
+        assert (path.name, path.read_bytes()) == ("b.bin", CONTENT)
+        assert s3.asked["GET /bucket/a/b.bin"] == 3
+        assert staging.read("s3://bucket/a/b.bin") == path
+        assert s3.asked["GET /bucket/a/b.bin"] == 3
+        put(s3, "a/b.bin", CONTENT[::-1])
+        assert staging.read("s3://bucket/a/b.bin").read_bytes() == CONTENT[::-1]
+    assert not list((remote.cache_folder() / "copies").rglob("*.part"))
+
+
+def test_a_folder_is_read_whole(s3: S3) -> None:
+    put(s3, "data/train/x.rec", b"x")
+    put(s3, "data/train/deeper/y.rec", b"y")
+    put(s3, "data/train2/z.rec", b"z")
+    with Staging() as staging:
+        folder = staging.read("s3://bucket/data/train/")
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*.rec")} == {"x.rec", "deeper/y.rec"}
+
+
+def test_a_broken_read_goes_on_where_it_stopped(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "RANGE", 100)
+    monkeypatch.setattr(remote, "STREAMS", 1)
+    put(s3, "file", CONTENT)
+
+    def fault(environ: Environ, start: Callable[..., Any]) -> Iterable[bytes] | None:
+        if environ.get("HTTP_RANGE", "").startswith("bytes=1500-"):
+            start("403 Forbidden", [("Content-Length", "0")])
+            return [b""]
+        return None
+
+    s3.fault = fault
+    with (
+        pytest.raises(ClientError, match=r"cannot read s3://bucket/file: .*check the credentials"),
+        Staging() as staging,
+    ):
+        staging.read("s3://bucket/file")
+    s3.fault = lambda environ, start: None
+    s3.asked.clear()
+    with Staging() as staging:
+        assert staging.read("s3://bucket/file").read_bytes() == CONTENT
+    assert s3.asked["GET /bucket/file"] == 11
+
+
+def truncated(times: int) -> Callable[..., Iterable[bytes] | None]:
+    left = [times]
+
+    def fault(environ: Environ, start: Callable[..., Any]) -> Iterable[bytes] | None:
+        if environ["REQUEST_METHOD"] != "GET" or environ["PATH_INFO"].count("/") < 2 or not left[0]:
+            return None
+        left[0] -= 1
+        start("206 Partial Content", [("Content-Length", str(len(CONTENT)))])
+        return [CONTENT[:100]]
+
+    return fault
+
+
+def slow(environ: Environ, start: Callable[..., Any]) -> Iterable[bytes] | None:
+    time.sleep(0.3)
+    return None
+
+
+@pytest.mark.parametrize("name", ["503", "500", "cut", "slow"])
+def test_passing_trouble_costs_time_and_nothing_else(name: str, s3: S3) -> None:
+    faults = {"503": failing(2), "500": failing(2, "500 Internal Server Error"), "cut": truncated(2), "slow": slow}
+    put(s3, "file", CONTENT)
+    s3.fault = faults[name]
+    with Staging() as staging:
+        assert staging.read("s3://bucket/file").read_bytes() == CONTENT
+        target = staging.write_file("s3://bucket/out")
+        target.write_bytes(CONTENT)
+    assert keys(s3)["out"] == CONTENT
+
+
+def write(content: bytes, error: type[Exception] | None = None) -> None:
+    """Write to `s3://bucket/out`, and fail then."""
+    with Staging() as staging:
+        staging.write_file("s3://bucket/out").write_bytes(content)
+        if error:
+            raise error
+
+
+def test_lasting_trouble_is_an_error_and_what_is_there_stays(s3: S3) -> None:
+    put(s3, "out", b"before")
+    s3.fault = failing(10_000, "500 Internal Server Error", "PUT")
+    with pytest.raises(ClientError, match=r"cannot write s3://bucket/out: .* is kept\)$"):
+        write(b"after")
+    assert [path.read_bytes() for path in remote.cache_folder().rglob("out")] == [b"after"]
+    s3.fault = lambda environ, start: None
+    assert keys(s3) == {"out": b"before"}
+
+
+def test_a_failed_command_sends_nothing(s3: S3) -> None:
+    with pytest.raises(ZeroDivisionError):
+        write(b"half", ZeroDivisionError)
+    assert keys(s3) == {}
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("s3://bucket/nothing", "there is no such thing"),
+        ("s3://nobucket/x", "no such bucket"),
+        ("s3://bucket/evil", "leads out of it"),
+        ("smoke://signal/x", "smoke:// is unknown"),
+    ],
+)
+def test_what_cannot_be_read_is_named(location: str, words: str, s3: S3) -> None:
+    put(s3, "evil/../../x", b"x")
+    with pytest.raises(ClientError, match=words) as caught, Staging() as staging:
+        staging.read(location)
+    assert location in str(caught.value)
+
+
+def test_wrong_credentials_are_an_error_that_tells_no_secret(s3: S3) -> None:
+    put(s3, "file", b"x")
+    client = s3.client()
+
+    def require_login(count: bytes) -> None:
+        headers = {"Content-Type": "text/plain"}
+        request = urllib.request.Request(f"{s3.url}/moto-api/reset-auth", count, headers)  # noqa: S310 - loopback
+        urllib.request.urlopen(request).close()  # noqa: S310
+
+    require_login(b"0")
+    try:
+        for use in (Staging.read, Staging.write_folder, Staging.mirror):
+            with pytest.raises(ClientError, match="check the credentials") as caught, Staging() as staging:
+                use(staging, "s3://bucket/file")
+            assert "whisper" not in str(caught.value)
+    finally:
+        require_login(b"inf")
+    assert client.list_objects_v2(Bucket="bucket")["KeyCount"] == 1
+
+
+def test_no_message_has_what_a_url_may_hide(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    url = "http://name:pa55word@127.0.0.1:9/model.tar.gz?X-Amz-Signature=5ecret"
+    assert shown(url) == "http://127.0.0.1:9/model.tar.gz"
+    with pytest.raises(ClientError) as caught, caplog.at_level(logging.INFO), Staging() as staging:
+        staging.read(url)
+    assert str(caught.value).startswith("cannot read http://127.0.0.1:9/model.tar.gz: ")
+    for text in (str(caught.value), caplog.text):
+        assert "pa55word" not in text
+        assert "5ecret" not in text
+
+
+def test_a_file_is_read_over_http_and_not_written(s3: S3) -> None:
+    put(s3, "file", CONTENT)
+    url = s3.client().generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "file"})
+    with Staging() as staging:
+        assert staging.read(url).read_bytes() == CONTENT
+        with pytest.raises(ClientError, match="cannot be written to"):
+            staging.write_file(f"{s3.url}/bucket/file")
+
+
+def test_any_file_system_of_fsspec_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEQWRIGHT_CACHE", str(tmp_path / "cache"))
+    memory = fsspec.filesystem("memory")
+    with Staging() as staging:
+        staging.write_file("memory://place/file").write_bytes(b"content")
+        folder = staging.write_folder("memory://place/folder")
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "x").write_bytes(b"x")
+    with Staging() as staging:
+        assert staging.read("memory://place/file").read_bytes() == b"content"
+        assert (staging.read("memory://place/folder") / "inner" / "x").read_bytes() == b"x"
+        with pytest.raises(ClientError, match="already exists and is not empty"):
+            staging.write_folder("memory://place/folder")
+    assert not memory.exists("place/.file.tmp")
+
+
+def test_a_mirror_is_like_the_remote_folder_and_then_the_other_way_round(s3: S3) -> None:
+    url = "s3://bucket/run"
+    with Staging() as staging:
+        folder = staging.mirror(url)
+        (folder / "checkpoint-1").mkdir()
+        (folder / "checkpoint-1" / "state.json").write_bytes(b"1")
+        (folder / "corpus").mkdir()
+        (folder / "corpus" / "ids").write_bytes(b"large")
+        remote.push(url)
+        assert keys(s3) == {"run/checkpoint-1/state.json": b"1"}
+        (folder / "checkpoint-1" / "state.json").unlink()
+        (folder / "checkpoint-2").mkdir()
+        (folder / "checkpoint-2" / "state.json").write_bytes(b"2")
+    assert keys(s3) == {"run/checkpoint-2/state.json": b"2"}
+    put(s3, "run/checkpoint-3/state.json", b"3")
+    put(s3, "run/checkpoint-2/state.json", b"4")
+    with Staging() as staging:
+        assert staging.mirror(url) == folder
+        assert (folder / "checkpoint-3" / "state.json").read_bytes() == b"3"
+        assert (folder / "checkpoint-2" / "state.json").read_bytes() == b"4"
+        assert not (folder / "checkpoint-1").exists()
+        assert (folder / "corpus" / "ids").exists()
+
+
+def test_mirroring_that_fails_for_a_while_is_made_up_for(s3: S3, caplog: pytest.LogCaptureFixture) -> None:
+    with Staging() as staging:
+        folder = staging.mirror("s3://bucket/run")
+        (folder / "x").write_bytes(b"x")
+        s3.fault = failing(10_000, "500 Internal Server Error", "PUT")
+        remote.try_to_push("s3://bucket/run")
+        assert "stays as it was until the next checkpoint" in caplog.text
+        s3.fault = lambda environ, start: None
+    assert keys(s3) == {"run/x": b"x"}
+
+
+def run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_from_text_to_translations_without_a_local_file(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_text(tmp_path, 100)
+    for name in ("train.src", "train.trg", "val.src", "val.trg"):
+        put(s3, f"text/{name}", (tmp_path / name).read_bytes())
+    base = "s3://bucket"
+    texts = [f"--{split}-{side}={base}/text/{split}.{end}" for split in ("train", "val")
+             for side, end in (("source", "src"), ("target", "trg"))]  # fmt: skip
+    run("prepare", *texts, f"--output={base}/data")
+    put(s3, "settings.json", json.dumps({**SETTINGS, "max_num_batches": 6}).encode())
+    train = ["train", f"--data={base}/data", f"--output={base}/model", f"--hyperparameters={base}/settings.json"]
+    run(*train)
+    first = keys(s3)
+    assert {"model/config.json", "model.checkpoints/best/config.json"} < set(first)
+    assert "model.checkpoints/checkpoint-000000006/state.json" in first
+
+    monkeypatch.setenv("SEQWRIGHT_CACHE", str(tmp_path / "another machine"))
+    more = json.loads(run(*train, "-H", "max_num_batches=12"))
+    assert (more["model"], more["updates"]) == (f"{base}/model", 12)
+    assert keys(s3)["model/model.safetensors"] != first["model/model.safetensors"]
+
+    run("translate", f"--model={base}/model", f"--input={base}/text/val.src", f"--output={base}/out.txt")
+    lines = keys(s3)["out.txt"].decode().splitlines()
+    assert len(lines) == len((tmp_path / "val.src").read_text().splitlines())
+    reference = [f"--source={base}/text/val.src", f"--target={base}/text/val.trg"]
+    assert "bleu" in json.loads(run("evaluate", f"--model={base}/model", *reference))
