@@ -103,4 +103,5 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Whether a device had no memory left for a tensor."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    words = ("can't allocate memory", "std::bad_alloc")
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in words)

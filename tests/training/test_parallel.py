@@ -15,7 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from seqwright.data.batches import Batch
 from seqwright.errors import AlgorithmError, ClientError
+from seqwright.models.loss import BatchLoss, batch_loss
+from seqwright.models.seq2seq import Seq2Seq
+from seqwright.training import trainer
 from seqwright.training.job import Channels, train
 from seqwright.training.launch import Hosts, run_processes
 from seqwright.training.parallel import LostContactError, Place, joined
@@ -103,6 +107,30 @@ def test_an_interrupted_run_goes_on_with_the_same_batches(before: int, after: in
     assert losses.read() == (expected if before == after else pytest.approx(expected, rel=1e-5))
     if before == after:
         assert (output / "model.safetensors").read_bytes() == (tmp_path / "straight/model.safetensors").read_bytes()
+
+
+def little_room() -> None:
+    """Let parts of more than three pairs not fit into memory."""
+
+    def limited(model: Seq2Seq, batch: Batch, smoothing: float) -> BatchLoss:
+        if batch.num_pairs > 3:
+            raise torch.OutOfMemoryError("no memory left")
+        return batch_loss(model, batch, smoothing)
+
+    vars(trainer)["batch_loss"] = limited
+
+
+def test_a_share_that_does_not_fit_is_split_by_all_from_the_last_checkpoint_on(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: dict[str, object] = {**SETTINGS, "max_num_batches": 8, "rnn_decoder_hidden_dropout": 0.0}
+    call = partial(train, Channels.under(data), hyperparameters=settings, precision="fp32", processes=2)
+    call(output=tmp_path / "straight", accumulate=4)
+    call(output=tmp_path / "split", set_up=little_room)
+    straight, split = (tmp_path / name / "model.safetensors" for name in ("straight", "split"))
+    assert straight.read_bytes() == split.read_bytes()
+    assert "do not fit into the memory of process" in caplog.text
+    assert "start again with --accumulate 4: doing so from the last checkpoint on" in caplog.text
 
 
 def test_the_error_of_a_process_is_told_as_its_own(data: Path, tmp_path: Path) -> None:

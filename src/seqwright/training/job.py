@@ -1,6 +1,7 @@
 """A whole training run: channels in, a model folder out."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import logging
@@ -35,7 +36,7 @@ from seqwright.training.optimizers import build_optimizer
 from seqwright.training.parallel import Group, Place, joined
 from seqwright.training.progress import Monitor, Progress
 from seqwright.training.schedules import build_schedule
-from seqwright.training.trainer import Trainer
+from seqwright.training.trainer import NoRoomError, Trainer
 from seqwright.training.validation import validator
 from seqwright.training.warm_start import Origin, Start, begin, freeze, open_start, settle
 
@@ -138,7 +139,14 @@ def train(
     count = process_count(str(processes), device)
     if count * hosts.count == 1:
         return _train_at(run, None, stop_requested, console)
-    return run_processes(functools.partial(_train_apart, run, set_up), count, stop_requested, hosts)
+    while True:
+        try:
+            return run_processes(functools.partial(_train_apart, run, set_up), count, stop_requested, hosts)
+        except NoRoomError as error:
+            if hosts.count > 1:
+                raise
+            logger.warning("%s: doing so from the last checkpoint on", error)
+            run = dataclasses.replace(run, accumulate=error.accumulate)
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,8 @@ class Trainer:
             The losses of the parts that the share was computed in.
 
         Raises:
-            ClientError: a single pair does not fit into the device's memory; or the share does not, and there are
-                other processes, which cannot be told any more.
+            ClientError: a single pair does not fit into the device's memory.
+            NoRoomError: the share does not, and there are other processes, which cannot be told any more.
         """
         if not share.num_pairs:
             self.optimizer.zero_grad()
@@ -176,10 +176,8 @@ class Trainer:
                     ) from error
                 self.accumulate = min(2 * self.accumulate, share.num_pairs)
                 if self.group.size > 1:
-                    raise ClientError(
-                        f"{share.num_pairs} pairs of {shape} do not fit into the memory of process {self.group.rank}: "
-                        f"start again with --accumulate {self.accumulate}"
-                    ) from error
+                    pairs = f"{share.num_pairs} pairs of {shape}"
+                    raise NoRoomError(pairs, self.group.rank, self.accumulate) from error
                 logger.warning("the batch does not fit into memory: computing it in %d parts", self.accumulate)
 
     def _backward(self, part: Batch, tokens: float) -> BatchLoss:
@@ -248,6 +246,24 @@ class Trainer:
             patience = f"checkpoint_threshold={settings.checkpoint_threshold} checkpoints"
             return f"{settings.optimized_metric} has not improved for {patience}"
         return ""
+
+
+class NoRoomError(ClientError):
+    """One of several processes has no memory for its share of a batch; all must start again with smaller parts.
+
+    Args:
+        pairs: what did not fit.
+        rank: the process.
+        accumulate: parts that may fit.
+    """
+
+    def __init__(self, pairs: str, rank: int, accumulate: int) -> None:
+        super().__init__(pairs, rank, accumulate)
+        self.accumulate = accumulate
+        self._text = f"{pairs} do not fit into the memory of process {rank}"
+
+    def __str__(self) -> str:
+        return f"{self._text}: start again with --accumulate {self.accumulate}"
 
 
 class _Objective(nn.Module):
