@@ -14,11 +14,16 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 TARGETS = ("recordio", "protobuf", "archive", "ndarrays", "config", "importer")
 """As `fuzz_targets.FUZZED` has them, which is imported late, to be watched."""
+
+
+ROUND = 100_000
+"""Inputs that one process gets: watching alone costs some kilobytes of memory each, which never come back."""
 
 
 def run_here(name: str, arguments: Sequence[str]) -> None:
@@ -48,18 +53,29 @@ def run(name: str, minutes: float, folder: Path) -> bool:
     corpus.mkdir()
     for number, seed in enumerate(FUZZED[name].seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
-    limits = [f"-max_total_time={minutes * 60:.0f}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=65536"]
-    command = [sys.executable, "-m", "tests.fuzz", name, "--here", *limits, f"-artifact_prefix={name}-", str(corpus)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    runs = re.findall(r"^#(\d+).*?cov: (\d+)", done.stderr, re.MULTILINE)
-    count, coverage = runs[-1] if runs else ("0", "0")
-    outcome = "FOUND" if done.returncode else "nothing found"
-    print(f"{name:10} {int(count):>12,} inputs, {coverage} branches, {outcome}", flush=True)
-    if done.returncode:
-        print(done.stderr[-3000:], file=sys.stderr)
-    return not done.returncode
+    until, inputs, coverage, log = time.monotonic() + minutes * 60, 0, "0", ""
+    while not log and (left := round(until - time.monotonic())) > 0:
+        limits = [f"-max_total_time={left}", f"-runs={ROUND}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=65536"]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.fuzz",
+            name,
+            "--here",
+            *limits,
+            f"-artifact_prefix={name}-",
+            str(corpus),
+        ]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        told = re.findall(r"^#(\d+).*?cov: (\d+)", done.stderr, re.MULTILINE)
+        if told:
+            inputs, coverage = inputs + int(told[-1][0]), told[-1][1]
+        if done.returncode:
+            log = done.stderr[-3000:]
+    print(f"{name:10} {inputs:>12,} inputs, {coverage} branches, {'FOUND' if log else 'nothing found'}", flush=True)
+    print(log, file=sys.stderr, end="")
+    return not log
 
 
 def main() -> None:

@@ -2,61 +2,21 @@
 
 import json
 import logging
-import threading
-import time
 import urllib.request
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import fsspec
 import pytest
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from typer.testing import CliRunner
-from werkzeug.serving import make_server
 
 from seqwright import remote
 from seqwright.cli import app
 from seqwright.errors import ClientError
 from seqwright.remote import Staging, shown
+from tests.s3 import S3, Environ, failing, slow
 from tests.toy import SETTINGS, write_text
-
-Environ = dict[str, Any]
-Respond = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
-
-
-class S3(threading.Thread):
-    """The API, what it was asked, and what it is told to do instead of answering.
-
-    Attributes:
-        asked: how often each method and path came.
-        fault: does what an answer does, or gives None to let it be answered.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self._app: Respond = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, self._respond, threaded=True)
-        self.url = f"http://127.0.0.1:{self._server.port}"
-        self.asked: Counter[str] = Counter()
-        self.fault: Callable[[Environ, Callable[..., Any]], Iterable[bytes] | None] = lambda environ, start: None
-
-    def _respond(self, environ: Environ, start: Callable[..., Any]) -> Iterable[bytes]:
-        self.asked[f"{environ['REQUEST_METHOD']} {environ['PATH_INFO']}"] += 1
-        failed = self.fault(environ, start)
-        return self._app(environ, start) if failed is None else failed
-
-    def run(self) -> None:
-        self._server.serve_forever()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self.join()
-
-    def client(self) -> Any:
-        return boto3.client("s3", endpoint_url=self.url, region_name="us-east-1")
 
 
 @pytest.fixture
@@ -92,20 +52,6 @@ def keys(s3: S3) -> dict[str, bytes]:
     client = s3.client()
     found = client.list_objects_v2(Bucket="bucket").get("Contents", [])
     return {each["Key"]: client.get_object(Bucket="bucket", Key=each["Key"])["Body"].read() for each in found}
-
-
-def failing(times: int, status: str = "503 Slow Down", method: str = "GET") -> Callable[..., Iterable[bytes] | None]:
-    """Refuses that many requests for objects, then no more."""
-    left = [times]
-
-    def fault(environ: Environ, start: Callable[..., Any]) -> Iterable[bytes] | None:
-        if environ["REQUEST_METHOD"] != method or environ["PATH_INFO"].count("/") < 2 or not left[0]:
-            return None
-        left[0] -= 1
-        start(status, [("Content-Length", "0")])
-        return [b""]
-
-    return fault
 
 
 CONTENT = bytes(range(256)) * 10
@@ -169,11 +115,6 @@ def truncated(times: int) -> Callable[..., Iterable[bytes] | None]:
         return [CONTENT[:100]]
 
     return fault
-
-
-def slow(environ: Environ, start: Callable[..., Any]) -> Iterable[bytes] | None:
-    time.sleep(0.3)
-    return None
 
 
 @pytest.mark.parametrize("name", ["503", "500", "cut", "slow"])

@@ -27,6 +27,11 @@ def write_text(folder: Path, pairs: int, seed: int = 1) -> None:
 def prepared(folder: Path, pairs: int = 200) -> Path:
     """Write the text and prepare it; returns the data folder."""
     write_text(folder, pairs)
+    return prepare_text(folder)
+
+
+def prepare_text(folder: Path) -> Path:
+    """Prepare what `write_text` wrote; returns the data folder."""
     prepare(
         train_source=folder / "train.src",
         train_target=folder / "train.trg",

@@ -93,8 +93,8 @@ class BestModelWriter(Monitor):
         if checkpoint.improved:
             self._save(progress, checkpoint.validation.named())
 
-    def on_interrupt(self, progress: Progress) -> None:
-        """Leave a usable model even before the first checkpoint."""
+    def on_end(self, progress: Progress, reason: str) -> None:
+        """Leave a model even where none was validated, or none had a finite score."""
         if progress.best is None:
             self._save(progress, {})
 

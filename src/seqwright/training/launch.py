@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -161,5 +160,3 @@ def _run(work: Work, place: Place, threads: int, connection: Connection) -> None
         logger.exception("process %d failed", place.rank)
         result = AlgorithmError(f"{type(error).__name__}: {error}")
     connection.send(result)
-    sys.stderr.flush()
-    os._exit(0)  # without waiting for exchanges with processes that are gone

@@ -1,6 +1,7 @@
 """What watches training: log lines, a progress bar, TensorBoard."""
 
 import logging
+import math
 import time
 from pathlib import Path
 
@@ -47,10 +48,10 @@ class LogLines(Monitor):
     def on_end(self, progress: Progress, reason: str) -> None:
         """Say why training ended."""
         logger.info(
-            "training ended after update %d: %s; best model at update %d",
+            "training ended after update %d: %s; %s",
             progress.updates,
             reason,
-            progress.best_updates,
+            "no finite score" if progress.best is None else f"best model at update {progress.best_updates}",
         )
 
 
@@ -190,16 +191,20 @@ class TensorBoard(Monitor):
     def on_update(self, progress: Progress, update: Update) -> None:
         """Write loss and learning rate now and then."""
         if progress.updates % self._interval == 0:
-            self._writer.add_scalar("train/loss", update.loss.item(), progress.updates)
-            self._writer.add_scalar("train/learning_rate", update.learning_rate, progress.updates)
+            self._add("train/loss", update.loss.item(), progress)
+            self._add("train/learning_rate", update.learning_rate, progress)
 
     def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
         """Write the scores."""
         name, value = checkpoint.train
-        self._writer.add_scalar(f"train/{name}", value, progress.updates)
+        self._add(f"train/{name}", value, progress)
         for metric, score in checkpoint.validation.named().items():
-            self._writer.add_scalar(f"validation/{metric}", score, progress.updates)
+            self._add(f"validation/{metric}", score, progress)
         self._writer.flush()
+
+    def _add(self, name: str, value: float, progress: Progress) -> None:
+        if math.isfinite(value):  # no curve has a place for others, and the library would warn of them twice
+            self._writer.add_scalar(name, value, progress.updates)
 
     def on_end(self, progress: Progress, reason: str) -> None:
         """Close the file."""

@@ -202,11 +202,12 @@ class Trainer:
         progress.skipped += 1
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row >= MAX_SKIPPED:
+            left = "no model was validated yet" if progress.best is None else "the best model so far is in place"
             raise ClientError(
                 f"loss or gradient was not finite in {MAX_SKIPPED} updates in a row, the last of them update "
                 f"{progress.updates + 1} (learning rate {self.schedule.rate(progress.updates):.3g}, batch "
                 f"{progress.batch + 1} of epoch {progress.epoch}): lower learning_rate={settings.learning_rate:g}, or "
-                "look at the data; the best model so far is in place"
+                f"look at the data; {left}"
             )
         return False
 
@@ -217,7 +218,9 @@ class Trainer:
         self.model.eval()
         scores = self._validate()
         value = scores.named()[metric]
-        improved = progress.best is None or (value < progress.best if metric == "perplexity" else value > progress.best)
+        best = progress.best
+        better = best is None or (value < best if metric == "perplexity" else value > best)
+        improved = better and math.isfinite(value)
         if improved:
             progress.best, progress.best_updates = value, progress.updates
         progress.stale = 0 if improved else progress.stale + 1
