@@ -20,6 +20,7 @@ from seqwright.inference.translator import Translator
 from seqwright.models.seq2seq import build_model, initialize_model
 from seqwright.serving.app import create_app
 from seqwright.serving.limits import Limits
+from seqwright.serving.refusals import RefusingProtocol
 from seqwright.serving.searcher import ThreadSearcher
 from tests.conftest import SMALL, vocabulary
 
@@ -46,9 +47,8 @@ def translator() -> Translator:
 def running(translator: Translator, limits: Limits | None = None) -> Iterator[str]:
     """The URL of an endpoint that serves until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(
-            create_app([ThreadSearcher(translator)], limits), log_config=None, timeout_graceful_shutdown=10
-        )
+        app = create_app([ThreadSearcher(translator)], limits)
+        config = uvicorn.Config(app, http=RefusingProtocol, log_config=None, timeout_graceful_shutdown=10)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 import socket
 import threading
@@ -90,24 +91,58 @@ def test_nothing_is_computed_for_clients_that_went_away(narrow: str) -> None:
     assert "seqwright_batch_size_sum 2.0" in httpx.get(f"{narrow}/metrics").text
 
 
-def test_a_full_queue_answers_503_with_retry_after(narrow: str) -> None:
-    async def fill() -> httpx.Response:
-        async with asking(narrow, *["w5"] * 9):
+@contextlib.asynccontextmanager
+async def full_queue(url: str) -> AsyncIterator[None]:
+    """While in the block, no request is accepted."""
+    async with asking(url, *["w5"] * 9), contextlib.AsyncExitStack() as stack:
+        since = time.monotonic()
+        while not eventually(await asyncio.to_thread(queued, url) == 8, since):
+            await asyncio.sleep(0)
+        for count in range(1, 4):
+            await stack.enter_async_context(asking(url, "w6"))
             since = time.monotonic()
-            while not eventually(await asyncio.to_thread(queued, narrow) == 8, since):
+            while not eventually(await asyncio.to_thread(queued, url) >= 8 + count - 1, since):
                 await asyncio.sleep(0)
-            async with contextlib.AsyncExitStack() as stack:
-                for count in range(1, 4):
-                    await stack.enter_async_context(asking(narrow, "w6"))
-                    since = time.monotonic()
-                    while not eventually(await asyncio.to_thread(queued, narrow) >= 8 + count - 1, since):
-                        await asyncio.sleep(0)
-                async with httpx.AsyncClient(timeout=PATIENCE) as client:
-                    return await client.post(f"{narrow}/invocations", json=request("w7"))
+        yield
 
-    response = asyncio.run(fill())
-    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
-    assert response.json()["error"]["code"] == "queue_full"
+
+def test_a_full_queue_answers_503_with_retry_after(narrow: str) -> None:
+    async def ask(path: str) -> httpx.Response:
+        async with full_queue(narrow), httpx.AsyncClient(timeout=PATIENCE) as client:
+            return await client.post(f"{narrow}{path}", json=request("w7"))
+
+    for path in ("/invocations", "/endpoints/any/invocations?x=1"):
+        response = asyncio.run(ask(path))
+        assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+        assert response.json()["error"]["code"] == "queue_full"
+        assert ("x-amzn-errortype" in response.headers) == path.startswith("/endpoints")
+        assert "date" in response.headers
+    counted = re.search(r'seqwright_requests_total{status="503"} (\S+)', httpx.get(f"{narrow}/metrics").text)
+    assert counted is not None
+    assert float(counted[1]) >= 2
+
+
+def test_refusals_leave_the_connection_as_any_answer_does(narrow: str) -> None:
+    body = json.dumps(request("w7")).encode()
+    post = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+    post %= len(body), body
+    last = post.replace(b"Host: x", b"Host: x\r\nConnection: close")
+
+    async def ask() -> bytes:
+        async with full_queue(narrow):
+            reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(narrow).port)
+            for part in (post[:100], post[100:] + post, b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n", last):
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0.05)
+            answers = await asyncio.wait_for(reader.read(), PATIENCE)
+            writer.close()
+            return answers
+
+    answers = asyncio.run(ask())
+    statuses = [part[:3] for part in answers.split(b"HTTP/1.1 ")[1:]]
+    assert statuses == [b"503", b"503", b"200", b"503"]
+    assert answers.count(b"queue_full") == 3
 
 
 def test_a_request_past_its_deadline_is_cancelled(translator: Translator) -> None:

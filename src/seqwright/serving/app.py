@@ -26,6 +26,7 @@ from seqwright.serving.limits import MAX_BODY_BYTES, Limits
 from seqwright.serving.metrics import CONTENT_TYPE, Metrics
 from seqwright.serving.negotiation import request_format, response_format
 from seqwright.serving.openapi import describe
+from seqwright.serving.refusals import as_bytes
 from seqwright.serving.searcher import Searcher
 
 _LOGGER = logging.getLogger(__name__)
@@ -46,14 +47,22 @@ class _Application(FastAPI):
     FastAPI's machinery costs more than everything else that an endpoint at its limit does for a request it refuses.
     """
 
-    busy_routes: Sequence[Route] = ()
+    busy_routes: Sequence[tuple[Route, "_Invocations"]] = ()
+
+    def refusal(self, path: bytes) -> bytes | None:
+        """The 503 that a POST to `path` would get now, for `RefusingProtocol`; None if it would get another answer."""
+        text = path.partition(b"?")[0].decode("latin-1")
+        for route, invocations in self.busy_routes:
+            if route.path_regex.match(text):
+                return invocations.refusal()
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] == "http":
-            for route in self.busy_routes:
+            for route, invocations in self.busy_routes:
                 if route.matches(scope)[0] is Match.FULL:
-                    return await route.app(scope, receive, send)
+                    return await invocations(scope, receive, send)
         return await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
@@ -115,11 +124,10 @@ def _add_routes(app: _Application, endpoint: "_Endpoint") -> None:
     app.get("/execution-parameters")(execution_parameters)
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
     app.get("/metrics", response_model=None, response_class=Response, responses={200: text})(metrics)
-    app.busy_routes = [
-        Route("/invocations", _Invocations(endpoint, _error_response), methods=["POST"]),
-        Route("/endpoints/{name}/invocations", _Invocations(endpoint, _platform_error_response), methods=["POST"]),
-    ]
-    app.router.routes.extend(app.busy_routes)
+    ways = {"/invocations": _error_response, "/endpoints/{name}/invocations": _platform_error_response}
+    every = [(path, _Invocations(endpoint, refuse)) for path, refuse in ways.items()]
+    app.busy_routes = [(Route(path, invocations, methods=["POST"]), invocations) for path, invocations in every]
+    app.router.routes.extend(route for route, _ in app.busy_routes)
 
 
 class _Invocations:
@@ -133,15 +141,18 @@ class _Invocations:
     def __init__(self, endpoint: "_Endpoint", refuse: Callable[[RequestError], Response]) -> None:
         self._endpoint = endpoint
         self._refuse = refuse
-        self._refusal = refuse(queue_full())
+        self._refusal = as_bytes(refuse(queue_full()))
+
+    def refusal(self) -> bytes | None:
+        """What to answer where no request would be accepted; it counts as answered."""
+        if not self._endpoint.batcher.full:
+            return None
+        self._endpoint.metrics.answered(503)
+        return self._refusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; where none would be accepted, before anything is spent on it."""
-        if self._endpoint.batcher.full:
-            self._endpoint.metrics.answered(self._refusal.status_code)
-            response = self._refusal
-        else:
-            response = await self._endpoint.answer(Request(scope, receive, send), self._refuse)
+        """Answer one request."""
+        response = await self._endpoint.answer(Request(scope, receive, send), self._refuse)
         await response(scope, receive, send)
 
 

@@ -13,6 +13,7 @@ from seqwright.devices import choose_device
 from seqwright.files import explained
 from seqwright.serving.app import create_app
 from seqwright.serving.limits import Limits
+from seqwright.serving.refusals import RefusingProtocol
 from seqwright.serving.search_process import SearchProcess
 
 _MOST_WORKERS = 4
@@ -68,6 +69,7 @@ def serve(
         )
         config = uvicorn.Config(
             create_app(searchers, limits),
+            http=RefusingProtocol,
             log_config=None,
             log_level=logging.WARNING,
             backlog=_CONNECTIONS,
