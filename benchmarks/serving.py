@@ -19,6 +19,7 @@ connections kept alive, and share the machine with it. Prints a table, and one J
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -107,6 +108,11 @@ class Connection(asyncio.Protocol):
         if self._answered is not None and not self._answered.done():
             self._answered.set_exception(exc or ConnectionError("the server closed the connection"))
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server has ended it, for want of requests."""
+        return self._transport is None or self._transport.is_closing()
+
     async def ask(self, body: bytes) -> Answer:
         """Post a body of application/jsonlines."""
         assert self._transport is not None
@@ -156,6 +162,8 @@ async def open_loop(port: int, bodies: Sequence[bytes], rate: float, seconds: fl
     tasks: set[asyncio.Task[None]] = set()
 
     async def ask(connection: Connection, body: bytes) -> None:
+        if connection.closed:
+            connection = await connect(port)
         answers.append(await connection.ask(body))
         idle.append(connection)
 
@@ -176,8 +184,8 @@ async def open_loop(port: int, bodies: Sequence[bytes], rate: float, seconds: fl
 
 
 def overload(port: int, bodies: Sequence[bytes], rate: float, seconds: float) -> list[Answer]:
-    """`open_loop` in a process of its own, at a low priority: in service, clients have other machines."""
-    os.nice(19)
+    """`open_loop` in a process of its own."""
+    gc.freeze()
     return uvloop.run(open_loop(port, bodies, rate, seconds))
 
 

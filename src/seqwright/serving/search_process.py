@@ -6,6 +6,7 @@ back. Beside the work of HTTP in the same process that costs half of the through
 
 import asyncio
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
@@ -155,6 +156,7 @@ def _serve(connection: Connection, model: Path, device: str, precision: str, sha
         return
     translator.translate_batch([[UNK]], lambda *_: None)
     worker = _Worker(translator, connection, share)
+    gc.freeze()
     with contextlib.suppress(EOFError, OSError):
         connection.send(_Model(translator.settings, translator.source_vocabulary, str(translator.device)))
         while True:

@@ -1,6 +1,7 @@
 """The endpoint as a process: a model, a port, and an end that loses no answer."""
 
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -78,6 +79,7 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=round(limits.deadline) + 5,
         )
+        gc.freeze()  # what is there now stays: to look through it again would stop everything for a tenth of a second
         # uvicorn drains on SIGTERM and then raises the signal again: that is a clean end, not one by a signal.
         signal.signal(signal.SIGTERM, lambda *_: None)
         uvicorn.Server(config).run(sockets=[bound])
