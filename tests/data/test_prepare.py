@@ -47,6 +47,15 @@ def pairs(folder: Path, record_file: str = "train/train.rec") -> list[tuple[str,
     ]
 
 
+@pytest.fixture(params=["one process", "two processes"])
+def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for small texts, and as for large ones."""
+    if request.param == "two processes":
+        monkeypatch.setattr("seqwright.data.prepare._LARGE", 0)
+        monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("golden", OPTIONS)
 def test_writes_what_the_original_writes(golden: str, tmp_path: Path) -> None:
     report = prepare(
@@ -84,6 +93,7 @@ def test_given_vocabularies_are_used(tmp_path: Path) -> None:
         assert (tmp_path / "out/vocab" / name).read_bytes() == (GOLDEN / "min2" / name).read_bytes()
 
 
+@pytest.mark.usefixtures("_both_ways")
 def test_gzip(tmp_path: Path) -> None:
     for side in ("en", "de"):
         write(tmp_path, f"train.{side}.gz", gzip.compress((GOLDEN / f"train.{side}").read_bytes()))
@@ -98,6 +108,7 @@ def test_only_a_line_feed_ends_a_line_and_all_white_space_parts_words(tmp_path: 
     assert pairs(tmp_path / "out") == [("a b c d e f g h", "1"), ("i j", "2"), ("k", "3")]
 
 
+@pytest.mark.usefixtures("_both_ways")
 def test_report_counts_what_was_dropped_and_is_unknown(tmp_path: Path) -> None:
     source = "a a b\n\nc\n \t\nd e\n"
     target = "x\ny\n \n\nx x <unk>\n"
@@ -129,6 +140,7 @@ def test_blocks_do_not_show(tmp_path: Path) -> None:
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
 
 
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize(
     ("source", "target", "options", "message"),
     [
@@ -162,6 +174,7 @@ def test_bad_validation_text_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize(
     "data",
     [b"not gzip", gzip.compress(b"word\n" * 1000)[:-20], gzip.compress(b"a\n")[:5]],

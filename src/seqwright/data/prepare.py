@@ -2,15 +2,16 @@
 
 The text is read once, a block of lines at a time. Words are numbered as they appear and the numbers kept in a
 temporary file, until all words are counted and the vocabulary knows the id of every number. Memory holds the
-word counts and a block, whatever the size of the text.
+word counts and a block, whatever the size of the text. The two sides of a large text are read by a process each.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,12 @@ from seqwright.data.recordio import encode_records
 from seqwright.data.sequences import Sequences
 from seqwright.data.text import read_blocks
 from seqwright.data.vocabulary import UNK, Vocabulary
+from seqwright.data.words import Words, split, spooling_apart
 from seqwright.errors import ClientError
 from seqwright.files import explained, new_folder, writing
+
+_LARGE = 16 << 20
+"""Bytes of text that are worth a second process, which takes some tenths of a second to start."""
 
 NUM_WORDS = 50_000
 """How many words a vocabulary keeps unless told, the special tokens not counted."""
@@ -137,15 +142,26 @@ def prepare(
     if (vocab_source is None) != (vocab_target is None):
         raise ClientError("vocabularies are needed for both sides: give a source and a target one, or neither")
     meter = _Meter(sum(text.size for text in texts), progress)
-    with new_folder(output) as folder, TemporaryFile(dir=folder) as first, TemporaryFile(dir=folder) as second:
+    with (
+        new_folder(output) as folder,
+        TemporaryFile(dir=folder) as first,
+        TemporaryFile(dir=folder) as second,
+        ExitStack() as stack,
+    ):
         if vocab_source is not None and vocab_target is not None:
             vocabularies = Vocabulary.load(vocab_source), Vocabulary.load(vocab_target)
             blocks = _look_up(texts[0], vocabularies, meter)
         else:
-            words = _Words()
-            target_words = words if single_vocab else _Words()
-            source_spool = words.spool(train_source, first, meter)
-            target_spool = target_words.spool(train_target, second, meter)
+            words = Words()
+            if single_vocab or texts[0].size < _LARGE or (os.cpu_count() or 1) == 1:
+                target_words = words if single_vocab else Words()
+                source_spool = words.spool(train_source, first, meter.advance)
+                target_spool = target_words.spool(train_target, second, meter.advance)
+            else:
+                wait = stack.enter_context(spooling_apart(train_target, folder / ".target"))
+                source_spool = words.spool(train_source, first, meter.advance)
+                target_words, target_spool = wait()
+                meter.advance(train_target.stat().st_size)
             vocabulary = words.vocabulary(num_words_source, word_min_count_source)
             vocabularies = vocabulary, vocabulary
             if not single_vocab:
@@ -190,79 +206,15 @@ class _Meter:
             self.report(self.done, self.total)
 
 
-class _Numbers(dict[str, int]):
-    """Words numbered as they first appear."""
-
-    def __missing__(self, word: str) -> int:
-        number = self[word] = len(self)
-        return number
-
-
-class _Words:
-    """The words of a text before there is a vocabulary, and how often each was seen."""
-
-    def __init__(self) -> None:
-        self.numbers = _Numbers()
-        self.counts = np.zeros(1 << 16, dtype=np.int64)
-
-    def spool(self, path: Path, stream: IO[bytes], meter: _Meter) -> "_Spool":
-        """Count the words of a text file, and keep their numbers in `stream`."""
-        spool = _Spool(stream)
-        for lines in read_blocks(path, advance=meter.advance):
-            numbered = _split(lines, lambda words: list(map(self.numbers.__getitem__, words)))
-            while len(self.counts) < len(self.numbers):
-                self.counts = np.concatenate((self.counts, np.zeros_like(self.counts)))
-            np.add.at(self.counts, numbered.values, 1)
-            spool.append(numbered)
-        return spool
-
-    def vocabulary(self, max_words: int | None, min_count: int) -> Vocabulary:
-        """The vocabulary of all words seen so far."""
-        counts = dict(zip(self.numbers, self.counts.tolist(), strict=False))
-        return Vocabulary.from_counts(counts, max_words, min_count)
-
-    def table(self, vocabulary: Vocabulary) -> NDArray[np.int32]:
-        """The id of every word in a vocabulary, in the order of their numbers."""
-        return np.array(vocabulary.ids(self.numbers), dtype=np.int32)
-
-
-class _Spool:
-    """The numbers of a text's words, kept in a file between the first reading and the vocabulary."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream
-        self.sizes: list[tuple[int, int]] = []
-
-    def append(self, block: Sequences) -> None:
-        self.stream.write(block.offsets.tobytes())
-        self.stream.write(block.values.tobytes())
-        self.sizes.append((block.offsets.nbytes, block.values.nbytes))
-
-    def read(self, table: NDArray[np.int32]) -> Iterator[Sequences]:
-        """Read every block again, with `table[number]` in place of every number."""
-        self.stream.seek(0)
-        for offsets, values in self.sizes:
-            starts = np.frombuffer(self.stream.read(offsets), dtype=np.int64)
-            yield Sequences(table[np.frombuffer(self.stream.read(values), dtype=np.int32)], starts)
-
-
 def _look_up(
     text: _Parallel, vocabularies: tuple[Vocabulary, Vocabulary], meter: _Meter
 ) -> tuple[Iterator[Sequences], Iterator[Sequences]]:
     """The ids of both sides of a text, a block of lines at a time."""
     source, target = vocabularies
     return (
-        (_split(lines, source.ids) for lines in read_blocks(text.source, advance=meter.advance)),
-        (_split(lines, target.ids) for lines in read_blocks(text.target, advance=meter.advance)),
+        (split(lines, source.ids) for lines in read_blocks(text.source, advance=meter.advance)),
+        (split(lines, target.ids) for lines in read_blocks(text.target, advance=meter.advance)),
     )
-
-
-def _split(lines: list[str], number: Callable[[Iterable[str]], list[int]]) -> Sequences:
-    """Split lines on white space and number their words."""
-    words = [line.split() for line in lines]
-    offsets = np.zeros(len(lines) + 1, dtype=np.int64)
-    np.cumsum([len(line) for line in words], out=offsets[1:])
-    return Sequences(np.array(number(chain.from_iterable(words)), dtype=np.int32), offsets)
 
 
 def _write(text: _Parallel, blocks: tuple[Iterator[Sequences], Iterator[Sequences]], path: Path) -> SplitReport:
