@@ -12,12 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING
 
 import torch
 
 from seqwright.errors import AlgorithmError, SeqwrightError
 from seqwright.training.parallel import TIMEOUT, LostContactError, Place
 from seqwright.training.progress import Progress
+
+if TYPE_CHECKING:  # not everywhere is there a fork server
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +72,10 @@ def run_processes(work: Work, count: int, stop_requested: Callable[[], bool], ho
     """
     hosts = hosts or Hosts()
     address = hosts.address or ("127.0.0.1", _free_port())
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED_ONCE)
+    context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_IMPORTED_ONCE)
     processes: dict[Connection, BaseProcess] = {}
     threads = max(1, torch.get_num_threads() // count)
     for number in range(count):
