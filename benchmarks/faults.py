@@ -23,6 +23,7 @@ from pathlib import Path
 from seqwright.artifacts import load_model
 from tests.s3 import S3, Fault, failing, slow
 from tests.toy import SETTINGS, prepare_text, prepared, write_text
+from tests.training.test_kills import trainers
 
 UPDATES = 60
 TRAINED = {**SETTINGS, "max_num_batches": UPDATES, "rnn_decoder_hidden_dropout": 0.2, "checkpoint_threshold": UPDATES}
@@ -38,12 +39,10 @@ class Job:
         settings: hyperparameters besides the usual ones.
     """
 
-    def __init__(
-        self, folder: Path, data: str, processes: int = 1, settings: Mapping[str, object] | None = None
-    ) -> None:
+    def __init__(self, folder: Path, data: str, processes: int, settings: Mapping[str, object]) -> None:
         self.folder = folder
         self.output = folder / "model"
-        chosen = {**TRAINED, **(settings or {})}
+        chosen = {**TRAINED, **settings}
         self.command = [sys.executable, "-m", "seqwright", "train", "--data", data, "--output", str(self.output)]
         self.command += ["--precision", "fp32", "--processes", str(processes)]
         self.command += [part for name, value in chosen.items() for part in ("-H", f"{name}={value}")]
@@ -57,7 +56,9 @@ class Job:
     def start(self) -> "subprocess.Popen[str]":
         """Begin, or go on."""
         self.folder.mkdir(exist_ok=True)
-        return subprocess.Popen(self.command, env=self.environment, stdout=-3, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            self.command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
 
     def run(self, find: str = "") -> tuple[int, str]:
         """Run to the end: exit status, and the last line of the log that has `find` in it."""
@@ -147,14 +148,7 @@ class Trials:
         """One of two trainers killed."""
         job = self.job("lost", 2)
         with job.start_and_wait(2) as process:
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            servers = [int(each) for each in children.read_text().split()]
-            trainers = [
-                int(each)
-                for server in servers
-                for each in Path(f"/proc/{server}/task/{server}/children").read_text().split()
-            ]
-            os.kill(trainers[1], signal.SIGKILL)
+            os.kill(trainers(process.pid)[1], signal.SIGKILL)
             _, log = process.communicate()
         self.note("one of two processes killed", _last(log), job, 2)
 

@@ -366,13 +366,7 @@ def _fetch(remote: _Remote, bars: Bars) -> Path:
     version = _digest([part for file in files for part in (file.name, file.version)])
     folder = home / version / remote.name
     with explained(f"cannot keep a copy of {remote} in {home}"), FileLock(home / ".lock"):
-        missing = [file for file in files if not (home / version / _local_name(file, remote, is_file)).exists()]
-        if missing:
-            size = sum(file.size or 0 for file in missing)
-            logger.info("fetching %s, %.1f MB", remote, size / 1e6)
-            advance = bars(f"fetching {remote}", size or None)
-            for file in missing:
-                _fetch_file(remote, file, home / version / _local_name(file, remote, is_file), advance)
+        if _fetch_missing(remote, {home / version / _local_name(file, remote, is_file): file for file in files}, bars):
             now = {file.name: file.version for file in remote.files()}
             if any(file.version != now.get(file.name) for file in files if file.version):
                 shutil.rmtree(home / version, ignore_errors=True)
@@ -385,6 +379,18 @@ def _fetch(remote: _Remote, bars: Bars) -> Path:
 
 def _local_name(file: _File, remote: _Remote, is_file: bool) -> str:
     return remote.name if is_file else f"{remote.name}/{file.name}"
+
+
+def _fetch_missing(remote: _Remote, files: Mapping[Path, _File], bars: Bars) -> bool:
+    """Bring the files here that are not at their places yet; whether there were any."""
+    missing = {target: file for target, file in files.items() if not target.exists()}
+    if missing:
+        size = sum(file.size or 0 for file in missing.values())
+        logger.info("fetching %s, %.1f MB", remote, size / 1e6)
+        advance = bars(f"fetching {remote}", size or None)
+        for target, file in missing.items():
+            _fetch_file(remote, file, target, advance)
+    return bool(missing)
 
 
 def _fetch_file(remote: _Remote, file: _File, target: Path, advance: Callable[[int], None]) -> None:
@@ -491,13 +497,7 @@ def _pull(remote: _Remote, folder: Path, bars: Bars) -> None:
             mark = known.get(name)
             if name not in there or mark is None or mark[2] != there[name].version or mark[0] != path.stat().st_size:
                 path.unlink()
-        missing = [file for file in there.values() if not (folder / file.name).exists()]
-        if missing:
-            size = sum(file.size or 0 for file in missing)
-            logger.info("fetching %s, %.1f MB", remote, size / 1e6)
-            advance = bars(f"fetching {remote}", size or None)
-            for file in missing:
-                _fetch_file(remote, file, folder / file.name, advance)
+        _fetch_missing(remote, {folder / name: file for name, file in there.items()}, bars)
         known = {}
         for name, file in there.items():
             status = (folder / name).stat()

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from seqwright.cli import main
+from seqwright.training.launch import IMPORTED_ONCE
 from tests.toy import SETTINGS, prepared
 
 UPDATES = 300
@@ -37,7 +38,7 @@ def seqwright(arguments: list[str]) -> None:
 def start(arguments: list[str]) -> BaseProcess:
     """Start the command without the seconds that importing PyTorch takes."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["seqwright.training.job", "torch._dynamo"])
+    context.set_forkserver_preload(IMPORTED_ONCE)
     process = context.Process(target=seqwright, args=(arguments,))
     process.start()
     return process

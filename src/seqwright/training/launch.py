@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 _GRACE = 10.0
 """Seconds that processes have to end, and to say what was wrong with them, after one has failed."""
 
-_IMPORTED_ONCE = ["seqwright.training.job", "torch._dynamo"]
+IMPORTED_ONCE = ["seqwright.training.job", "torch._dynamo"]
 """What a server process imports, seconds of work, before it forks all others; optimizers need the second."""
 
 Work = Callable[[Place, Callable[[], bool]], Progress]
@@ -75,7 +75,7 @@ def run_processes(work: Work, count: int, stop_requested: Callable[[], bool], ho
     context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_IMPORTED_ONCE)
+        context.set_forkserver_preload(IMPORTED_ONCE)
     processes: dict[Connection, BaseProcess] = {}
     threads = max(1, torch.get_num_threads() // count)
     for number in range(count):
