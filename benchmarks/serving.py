@@ -1,19 +1,22 @@
 """The endpoint under load, against the bare model.
 
-    python benchmarks/serving.py --model MODEL --sentences FILE [--seconds 10] [--clients 32] [-- serve options …]
+    python benchmarks/serving.py --model MODEL --sentences FILE [-- serve options …]
 
-`FILE` has one source sequence a line; the first `--count` of them are used. What is measured, in this order:
+`FILE` has one source sequence a line; the first `--count` of them are used. What is measured, in this order, the first
+four in turn `--rounds` times, for a machine that is shared is faster in one minute than in the next; medians:
 
-- offline: sentences a second of `Translator.translate`, the best of three passes; and the bare search of one sentence
-  at a time, its median;
-- a lone client: requests of one sentence, one after another, their median against the bare search's;
+- offline: sentences a second of `Translator.translate`;
 - a crowd: `--clients` clients, each asking for one sentence after another, their rate against offline;
+- the bare search of one sentence at a time, its median time;
+- a lone client: requests of one sentence, one after another, their median against the bare search's;
 - full batches on an idle endpoint: requests of 64 sentences, one after another, their 99th percentile;
 - overload: requests of one sentence at ten times the crowd's rate, whether answered or not: the 99th percentile of
   those accepted against that of full batches, the share refused, and the server's memory before and after.
 
-The server is `seqwright serve` in a process of its own; the clients are asyncio streams in two further processes, with
-connections kept alive, and share the machine with it. Prints a table, and one JSON object on the last line.
+The server is `seqwright serve` in a process of its own; the clients keep their connections and share the machine with
+it. Crowd and lone client are wrk's (https://github.com/wg/wrk, a package of most systems) where it is installed, for
+clients in Python take a tenth of two cores; all others are asyncio's, those of the overload in two further processes.
+Prints a table, and one JSON object on the last line.
 """
 
 import argparse
@@ -25,9 +28,11 @@ import multiprocessing
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -39,6 +44,7 @@ from typing import cast
 import torch
 import uvloop
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from seqwright.inference.translator import Translator
@@ -61,13 +67,25 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Crowd:
+    """What many clients got: answers a second, the share of them that were refusals, and times in seconds."""
+
+    rate: float
+    refused_share: float
+    p50: float
+    p99: float
+
+
+@dataclass(frozen=True)
 class Figures:
     """What the program measures; rates in sentences a second, times in seconds, memory in MB."""
 
     offline_rate: float
     bare_p50: float
     lone_p50: float
+    lone_ratio: float
     crowd_rate: float
+    crowd_ratio: float
     crowd_refused_share: float
     crowd_p50: float
     crowd_p99: float
@@ -183,6 +201,43 @@ async def open_loop(port: int, bodies: Sequence[bytes], rate: float, seconds: fl
     return answers
 
 
+WRK_SCRIPT = """
+local bodies, number = {}, 0
+for line in io.lines("%s") do bodies[#bodies + 1] = line .. "\\n" end
+request = function()
+  number = number %% #bodies + 1
+  return wrk.format("POST", "/invocations", {["Content-Type"] = "application/jsonlines"}, bodies[number])
+end
+done = function(summary, latency)
+  print(string.format("answers %%d refused %%d p50 %%d p99 %%d us", summary.requests, summary.errors.status,
+    latency:percentile(50), latency:percentile(99)))
+end
+"""
+
+
+def crowd_of(port: int, bodies: Sequence[bytes], clients: int, seconds: float) -> Crowd:
+    """Clients that each ask again as soon as they are answered: wrk's, or without it those of `closed_loop`."""
+    if shutil.which("wrk") is None:
+        answers = uvloop.run(closed_loop(port, bodies, clients, seconds))
+        times = [answer.seconds for answer in answers]
+        refused = sum(answer.status != OK for answer in answers)
+        rate = (len(answers) - refused) / seconds
+        return Crowd(rate, refused / len(answers), statistics.median(times), p99(times))
+    with tempfile.TemporaryDirectory() as folder:
+        lines, script = Path(folder, "bodies"), Path(folder, "crowd.lua")
+        lines.write_bytes(b"".join(bodies))
+        script.write_text(WRK_SCRIPT % lines)
+        options = ["-t1", f"-c{clients}", f"-d{max(1, round(seconds))}", "-s", str(script)]
+        command = ["wrk", *options, f"http://127.0.0.1:{port}/invocations"]
+        started = time.perf_counter()
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        took = time.perf_counter() - started
+    found = re.search(r"answers (\d+) refused (\d+) p50 (\d+) p99 (\d+) us", text)
+    assert found is not None, text
+    count, refused, p50, p99_us = map(int, found.groups())
+    return Crowd((count - refused) / took, refused / count, p50 / 1e6, p99_us / 1e6)
+
+
 def overload(port: int, bodies: Sequence[bytes], rate: float, seconds: float) -> list[Answer]:
     """`open_loop` in a process of its own."""
     gc.freeze()
@@ -218,40 +273,50 @@ def p99(values: Sequence[float]) -> float:
     return sorted(values)[min(len(values) - 1, int(0.99 * len(values)))]
 
 
-def offline(translator: Translator, sentences: Sequence[str], seconds: float) -> tuple[float, float]:
-    """Sentences a second in bulk, and the median of one at a time."""
-    translator.translate(sentences[:FULL_BATCH])
-    passes = []
-    for _ in range(3):
-        started = time.perf_counter()
-        translator.translate(sentences)
-        passes.append(time.perf_counter() - started)
-    singles: list[float] = []
+def offline(translator: Translator, sentences: Sequence[str]) -> float:
+    """Sentences a second in bulk."""
+    started = time.perf_counter()
+    translator.translate(sentences)
+    return len(sentences) / (time.perf_counter() - started)
+
+
+def bare(translator: Translator, sentences: Sequence[str], seconds: float) -> float:
+    """Seconds that one sentence at a time takes, the median."""
+    times: list[float] = []
     until = time.perf_counter() + seconds
     for sentence in cycle(sentences):
         started = time.perf_counter()
         translator.translate([sentence])
-        singles.append(time.perf_counter() - started)
+        times.append(time.perf_counter() - started)
         if time.perf_counter() >= until:
             break
-    return len(sentences) / min(passes), statistics.median(singles)
+    return statistics.median(times)
 
 
-def measure(model: Path, sentences: Sequence[str], clients: int, seconds: float, options: Sequence[str]) -> Figures:
+def measure(
+    model: Path, sentences: Sequence[str], clients: int, seconds: float, rounds: int, options: Sequence[str]
+) -> Figures:
     """Everything, in the order that the module's text gives."""
-    offline_rate, bare_p50 = offline(Translator.load(model), sentences, seconds)
+    translator = Translator.load(model)
+    translator.translate(sentences[:FULL_BATCH])
     singles = [body_of([sentence]) for sentence in sentences]
     batches = [body_of(sentences[i : i + FULL_BATCH]) for i in range(0, len(sentences), FULL_BATCH)]
     full = [body for body in batches if body.count(b"\n") == FULL_BATCH] or batches
+    turns: list[tuple[float, Crowd, float, float]] = []
     with serving(model, options) as (port, pid):
-        uvloop.run(closed_loop(port, singles, clients, min(2.0, seconds)))
-        lone = uvloop.run(closed_loop(port, singles, 1, seconds))
-        crowd = uvloop.run(closed_loop(port, singles, clients, seconds))
-        crowd_refused = sum(answer.status != OK for answer in crowd) / len(crowd)
-        crowd = [answer for answer in crowd if answer.status == OK]
-        crowd_rate = len(crowd) / seconds
+        crowd_of(port, singles, clients, min(2.0, seconds))
+        for _ in track(range(rounds), "rounds", console=Console(stderr=True), transient=True):
+            turns.append(
+                (
+                    offline(translator, sentences),
+                    crowd_of(port, singles, clients, seconds),
+                    bare(translator, sentences, seconds),
+                    crowd_of(port, singles, 1, seconds).p50,
+                )
+            )
         alone = uvloop.run(closed_loop(port, full, 1, seconds))
         before = memory(pid)
+        crowd_rate = statistics.median(crowd.rate for _, crowd, _, _ in turns)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(GENERATORS, mp_context=context) as pool:
             rate = OVERLOAD * crowd_rate / GENERATORS
@@ -262,13 +327,15 @@ def measure(model: Path, sentences: Sequence[str], clients: int, seconds: float,
     refused = [answer.seconds for answer in hard if answer.status == 503]
     assert len(accepted) + len(refused) == len(hard), {answer.status for answer in hard}
     return Figures(
-        offline_rate=offline_rate,
-        bare_p50=bare_p50,
-        lone_p50=statistics.median(answer.seconds for answer in lone),
+        offline_rate=statistics.median(rate for rate, _, _, _ in turns),
+        bare_p50=statistics.median(seconds for _, _, seconds, _ in turns),
+        lone_p50=statistics.median(seconds for _, _, _, seconds in turns),
+        lone_ratio=statistics.median(served / searched for _, _, searched, served in turns),
         crowd_rate=crowd_rate,
-        crowd_refused_share=crowd_refused,
-        crowd_p50=statistics.median(answer.seconds for answer in crowd),
-        crowd_p99=p99([answer.seconds for answer in crowd]),
+        crowd_ratio=statistics.median(crowd.rate / rate for rate, crowd, _, _ in turns),
+        crowd_refused_share=max(crowd.refused_share for _, crowd, _, _ in turns),
+        crowd_p50=statistics.median(crowd.p50 for _, crowd, _, _ in turns),
+        crowd_p99=statistics.median(crowd.p99 for _, crowd, _, _ in turns),
         full_batch_p99=p99([answer.seconds for answer in alone]),
         overload_offered=len(hard) / seconds,
         overload_accepted=len(accepted) / seconds,
@@ -293,11 +360,11 @@ def table(figures: Figures, clients: int) -> Table:
         return f"{1000 * value:,.1f} ms"
 
     f = figures
-    crowd = f.crowd_rate / f.offline_rate
-    lone, hard = f.lone_p50 / f.bare_p50, f.overload_p99 / f.full_batch_p99
-    made.add_row(f"{clients} clients", rate(f.crowd_rate), rate(f.offline_rate), f"{crowd:.0%}", "≥ 70%")
+    hard = f.overload_p99 / f.full_batch_p99
+    made.add_row(f"{clients} clients", rate(f.crowd_rate), rate(f.offline_rate), f"{f.crowd_ratio:.0%}", "≥ 70%")
     made.add_row("… refused", f"{f.crowd_refused_share:.1%}", "", "", "none")
-    made.add_row("lone client, p50", milliseconds(f.lone_p50), milliseconds(f.bare_p50), f"{lone:.2f}", "< 1.30")
+    lone = f"{f.lone_ratio:.2f}"
+    made.add_row("lone client, p50", milliseconds(f.lone_p50), milliseconds(f.bare_p50), lone, "< 1.30")
     made.add_row("overload, p99", milliseconds(f.overload_p99), milliseconds(f.full_batch_p99), f"{hard:.2f}", "< 3.00")
     made.add_row("overload, answered", rate(f.overload_accepted), rate(f.overload_offered), "", "")
     made.add_row("overload, refused", f"{f.overload_refused_share:.0%}", "", "", "the rest")
@@ -315,11 +382,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1024)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=10.0, help="how long each part takes")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("options", nargs="*", help="options of `seqwright serve`, after --")
     arguments = parser.parse_args()
     lines = arguments.sentences.read_text(encoding="utf-8").splitlines()
     sentences = [line for line in lines if line.split()][: arguments.count]
-    figures = measure(arguments.model, sentences, arguments.clients, arguments.seconds, arguments.options)
+    known = arguments.clients, arguments.seconds, arguments.rounds, arguments.options
+    figures = measure(arguments.model, sentences, *known)
     Console(stderr=True).print(table(figures, arguments.clients))
     facts = {
         "processor": platform.processor() or platform.machine(),

@@ -77,15 +77,16 @@ class Asked:
 
 
 class Bench:
-    """A batcher at work on an event loop of its own, and its translator."""
+    """A batcher at work on an event loop of its own, and its translators: the first, where there is one alone."""
 
-    def __init__(self, limits: Limits) -> None:
-        self.translator = Watched()
+    def __init__(self, limits: Limits, searchers: int = 1) -> None:
+        self.translators = [Watched() for _ in range(searchers)]
+        self.translator = self.translators[0]
         self._runner = asyncio.Runner()
         self._loop = self._runner.get_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.batcher = Batcher([ThreadSearcher(self.translator)], limits, Metrics())
+        self.batcher = Batcher([ThreadSearcher(each) for each in self.translators], limits, Metrics())
         self.on_loop(self.batcher.start)
 
     def on_loop(self, call: Callable[[], T]) -> T:
@@ -128,7 +129,8 @@ class Bench:
         return asked
 
     def release(self) -> None:
-        self.translator.go.set()
+        for translator in self.translators:
+            translator.go.set()
 
     def batches(self) -> list[list[list[int]]]:
         """The sources of every batch since the searcher was first held."""
@@ -142,8 +144,8 @@ Make = Callable[..., Bench]
 def bench() -> Iterator[Make]:
     made: list[Bench] = []
 
-    def make(**limits: float) -> Bench:
-        made.append(Bench(Limits(**limits)))  # type: ignore[arg-type]
+    def make(searchers: int = 1, **limits: float) -> Bench:
+        made.append(Bench(Limits(**limits), searchers))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -216,6 +218,25 @@ def test_requests_that_arrive_together_are_searched_together_longest_first(bench
     for ticket in tickets:
         result(ticket)
     assert [list(map(len, sources)) for sources in made.batches()] == [[7, 4, 2, 1]]
+
+
+def test_a_searcher_leaves_the_others_their_share_of_what_waits(bench: Make) -> None:
+    made = bench(searchers=2)
+    for translator in made.translators:
+        translator.go.clear()
+    held = [made.submit([instance([5])]) for _ in made.translators]
+    for translator in made.translators:
+        assert translator.started.acquire(timeout=PATIENCE)
+    waiting = [made.submit([instance([6])]) for _ in range(31)]
+    first, second = made.translators
+    first.go.set()
+    for _ in range(2):
+        assert first.started.acquire(timeout=PATIENCE)
+    assert [len(sources) for sources, _, _ in first.batches[:3]] == [1, 16, 8]
+    assert len(second.batches) == 1
+    made.release()
+    for each in (*held, *waiting):
+        result(each)
 
 
 def test_batches_are_bounded_in_instances_tokens_and_hypotheses(bench: Make) -> None:

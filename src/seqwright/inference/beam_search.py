@@ -64,88 +64,95 @@ def beam_search(
     """
     batch, device = len(source), source.device
     state = model.decoder.start(model.encode(source, lengths))
-    state = select_hypotheses(state, torch.arange(batch, device=device).repeat_interleave(beam_size))
-    active = torch.arange(batch, device=device)
-    scores = torch.full((batch, beam_size), torch.inf, device=device)
-    scores[:, 0] = 0
-    finished = torch.zeros(batch, beam_size, dtype=torch.bool, device=device)
-    tokens = torch.full((batch, beam_size), BOS, device=device)
-    prefixes = tokens.new_empty(batch * beam_size, 0)
-    looked = scores.new_empty(batch * beam_size, 0, source.shape[1])
+    numbers = torch.arange(batch, device=device)
+    active = numbers
+    open_costs = torch.zeros(batch, 1, device=device)
+    ended_scores = torch.full((batch, 1), torch.inf, device=device)
+    tokens = torch.full((batch, 1), BOS, device=device)
+    prefixes = tokens.new_empty(batch, 0)
+    looked = open_costs.new_empty(batch, 0, source.shape[1])
 
     while len(active):
         hidden, weights, state = model.decoder.step(tokens.flatten(), state)
-        costs = -torch.log_softmax(model.logits(hidden).float(), dim=1).view(*scores.shape, -1)
-        scores, parents, tokens = _extend(scores, finished, costs)
-        finished = finished.gather(1, parents)
-        ended = ~finished & (tokens == EOS)
-        scores = torch.where(ended, scores / max(prefixes.shape[1], 1), scores)
-        finished |= ended
+        log_probabilities = torch.log_softmax(model.logits(hidden).float(), dim=1)
+        length, width = prefixes.shape[1], tokens.shape[1]
+        costs, parents, tokens = _extend(open_costs, ended_scores, log_probabilities, beam_size)
+        scores = torch.where(tokens == EOS, costs / max(length, 1), costs)
+        finished = (tokens == EOS) | (tokens == PAD)
+        open_costs = scores.masked_fill(finished, torch.inf)
+        ended_scores = scores.masked_fill(~finished, torch.inf)
 
-        rows = (parents + torch.arange(len(active), device=device).unsqueeze(1) * beam_size).flatten()
+        rows = torch.add(parents, numbers[: len(active)].unsqueeze(1), alpha=width).flatten()
         prefixes = torch.cat([prefixes.index_select(0, rows), tokens.view(-1, 1)], dim=1)
         if attention:
             looked = torch.cat([looked, weights.unsqueeze(1)], dim=1).index_select(0, rows)
 
-        done = _is_settled(scores, finished, max_lengths, nbest) | (max_lengths <= prefixes.shape[1])
+        done = _is_settled(open_costs, ended_scores, max_lengths, nbest) | (max_lengths <= length + 1)
         unwanted = set(abandoned()) if abandoned is not None else set[int]()
         if unwanted:
             done |= torch.isin(active, torch.tensor(list(unwanted), device=device))
         if not done.any():
             state = select_hypotheses(state, rows)
             continue
-        numbers = active.tolist()
-        by_sentence = prefixes.view(len(active), beam_size, -1)
-        looked_by_sentence = looked.view(len(active), beam_size, *looked.shape[1:])
+        sentences = active.tolist()
+        by_sentence = prefixes.view(*tokens.shape, -1)
+        looked_by_sentence = looked.view(*tokens.shape, *looked.shape[1:])
         for place in done.nonzero().squeeze(1).tolist():
-            if numbers[place] in unwanted:
+            if sentences[place] in unwanted:
                 continue
             seen = looked_by_sentence[place] if attention else None
             hypotheses = _rank(by_sentence[place], scores[place], finished[place], seen)
-            found(numbers[place], hypotheses[:nbest])
+            found(sentences[place], hypotheses[:nbest])
         keep = (~done).nonzero().squeeze(1)
-        state = select_sentences(state, keep, rows.view(-1, beam_size)[keep].flatten())
+        state = select_sentences(state, keep, rows.view(tokens.shape)[keep].flatten())
         prefixes, looked = by_sentence[keep].flatten(0, 1), looked_by_sentence[keep].flatten(0, 1)
-        active, tokens, scores, finished = active[keep], tokens[keep], scores[keep], finished[keep]
+        active, tokens, open_costs, ended_scores = active[keep], tokens[keep], open_costs[keep], ended_scores[keep]
         max_lengths = max_lengths[keep]
 
 
-def _extend(scores: Tensor, finished: Tensor, costs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The K cheapest extensions of each sentence's K hypotheses.
+def _extend(
+    open_costs: Tensor, ended_scores: Tensor, log_probabilities: Tensor, beam_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The cheapest extensions of each sentence's W hypotheses: K of them, or as many as there are.
 
     Args:
-        scores: what the hypotheses cost so far, `[B, K]`.
-        finished: which have ended: they extend by PAD alone, at no cost, `[B, K]`.
-        costs: negative log probabilities of the next token, `[B, K, V]`; overwritten.
+        open_costs: what the hypotheses cost that may go on, infinite where one has ended, `[B, W]`.
+        ended_scores: scores of those that have ended, infinite where one may go on: they extend by PAD alone, at no
+            cost, `[B, W]`.
+        log_probabilities: of the next token, `[B W, V]`; overwritten.
+        beam_size: hypotheses kept a sentence, K.
 
     Returns:
-        The new scores, the parents' numbers within the beam, and the tokens, all `[B, K]`, cheapest first.
+        The new costs, the parents' numbers within the beam, and the tokens, all `[B, K]`, cheapest first.
     """
-    vocab_size = costs.shape[2]
-    costs[:, :, [PAD, BOS]] = torch.inf
-    costs.masked_fill_(finished.unsqueeze(2), torch.inf)
-    costs[:, :, PAD].masked_fill_(finished, 0)
-    totals = (scores.unsqueeze(2) + costs).flatten(1)
-    best, chosen = totals.topk(scores.shape[1], dim=1, largest=False)
+    vocab_size = log_probabilities.shape[1]
+    each = log_probabilities.view(*open_costs.shape, vocab_size)
+    totals = torch.sub(open_costs.unsqueeze(2), each, out=each)
+    totals[:, :, BOS] = torch.inf
+    totals[:, :, PAD] = ended_scores
+    candidates = totals.flatten(1)
+    best, chosen = candidates.topk(min(beam_size, candidates.shape[1]), dim=1, largest=False)
     return best, chosen // vocab_size, chosen % vocab_size
 
 
-def _is_settled(scores: Tensor, finished: Tensor, max_lengths: Tensor, nbest: int) -> Tensor:
+def _is_settled(open_costs: Tensor, ended_scores: Tensor, max_lengths: Tensor, nbest: int) -> Tensor:
     """Whether a sentence's `nbest` best hypotheses cannot change any more, `[B]`.
 
     An open hypothesis only gets more expensive, and its length, which divides its score when it ends, is bounded: so
-    its score will be at least what it costs now over the greatest length. Once that is more than what the `nbest`-th
-    ended hypothesis costs, neither it nor what comes of it can take that one's place, in the result or in the beam.
+    its score will be at least what it costs now over the greatest length. Once that is no less than what the
+    `nbest`-th ended hypothesis costs, neither it nor what comes of it can take that one's place, in the result or in
+    the beam.
 
     Args:
-        scores: what the hypotheses cost, infinite where the beam has no such hypothesis, `[B, K]`.
-        finished: which have ended, `[B, K]`.
+        open_costs: what open hypotheses cost, infinite for others, `[B, W]`.
+        ended_scores: what ended hypotheses cost, infinite for others, `[B, W]`.
         max_lengths: steps that the search may take, EOS counted, `[B]`.
         nbest: hypotheses wanted, at most K.
     """
-    worst_wanted = scores.masked_fill(~finished, torch.inf).kthvalue(nbest, dim=1).values
-    cheapest_open = scores.masked_fill(finished, torch.inf).amin(1)
-    return cheapest_open.isinf() | (cheapest_open / (max_lengths - 1).clamp(min=1) > worst_wanted)
+    if nbest > ended_scores.shape[1]:
+        return open_costs.amin(1).isinf()
+    worst_wanted = ended_scores.topk(nbest, dim=1, largest=False).values.amax(1)
+    return open_costs.amin(1) / (max_lengths - 1).clamp(min=1) >= worst_wanted
 
 
 def _rank(prefixes: Tensor, scores: Tensor, finished: Tensor, attention: Tensor | None) -> list[Hypothesis]:

@@ -249,15 +249,18 @@ class Batcher:
         self._gathering -= 1
 
     def _take(self) -> list[_Item]:
-        """A batch in fair turns, starting with the request at the head of the ring."""
+        """A batch in fair turns, starting with the request at the head of the ring.
+
+        It leaves the other searchers their share of what is there: clients that ask again when they are answered would
+        otherwise gather in one searcher's batches, and the others' batches be too small to be worth their steps.
+        """
         self._drop_given_up()
         if not self._ring:
             return []
         key = self._ring[0].key
         room = max(1, self._limits.max_batch * self._beam_size // max(self._beam_size, key[0]))
-        if self._idle:
-            waiting = sum(len(job.items) for job in self._ring if job.key == key)
-            room = min(room, max(_SMALL_BATCH, math.ceil(waiting / (1 + len(self._idle)))))
+        there = sum(len(job.items) for job in self._ring) + sum(len(worker.items) for worker in self._workers)
+        room = min(room, max(_SMALL_BATCH, math.ceil(there / len(self._workers))))
         taken: list[_Item] = []
         longest, passed, full = 0, list[_Job](), False
         while self._ring and not full:
