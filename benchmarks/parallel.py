@@ -80,9 +80,10 @@ def main() -> None:
         for processes, found in rates.items():
             found.append(rate(options.data, processes, options.updates))
     one, two = (statistics.median(found) for found in rates.values())
-    table = Table("median", "pairs/s", "ratio", "target", box=None)
+    ratio = statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True))
+    table = Table("median", "pairs/s", "ratio of a turn", "target", box=None)
     table.add_row("one process, two threads", f"{one:.1f}", "", "")
-    table.add_row("two processes, one thread each", f"{two:.1f}", f"{two / one:.2f}", "≥ 0.90")
+    table.add_row("two processes, one thread each", f"{two:.1f}", f"{ratio:.2f}", "≥ 0.90")
     Console(stderr=True).print(table)
     print(json.dumps({"cpus": os.cpu_count(), "torch": torch.__version__, "rates": rates}))
 

@@ -24,6 +24,7 @@ from seqwright.training.job import Channels, train
 from seqwright.training.launch import Hosts, run_processes
 from seqwright.training.parallel import LostContactError, Place, joined
 from seqwright.training.progress import Monitor, Progress, Update
+from seqwright.training.warm_start import Start
 from tests.toy import SETTINGS, prepared
 
 UNBUCKETED = {"bucketing_enabled": False, "max_seq_len_source": 8, "max_seq_len_target": 8}
@@ -49,12 +50,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared(tmp_path_factory.mktemp("toy"), pairs=203)
 
 
-def run(data: Path, output: Path, processes: int, **settings: object) -> tuple[Progress, list[float]]:
+def run(
+    data: Path, output: Path, processes: int, settings: dict[str, object], start: Start | None = None
+) -> tuple[Progress, list[float]]:
     losses = Losses(output.with_suffix(".losses"))
     progress = train(
         Channels.under(data),
         output,
         {**SETTINGS, **settings},
+        start=start,
         precision="fp32",
         processes=processes,
         monitors=[losses],
@@ -63,17 +67,19 @@ def run(data: Path, output: Path, processes: int, **settings: object) -> tuple[P
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "frozen"),
     [
-        {},
-        {"encoder_type": "cnn", "decoder_type": "cnn", "cnn_num_hidden": 16, "optimized_metric": "bleu"},
-        {"rnn_attention_type": "fixed", "label_smoothing": 0.1, **UNBUCKETED},
+        ({}, False),
+        ({"encoder_type": "cnn", "decoder_type": "cnn", "cnn_num_hidden": 16, "optimized_metric": "bleu"}, True),
+        ({"rnn_attention_type": "fixed", "label_smoothing": 0.1, **UNBUCKETED}, False),
     ],
 )
-def test_two_processes_follow_one(settings: dict[str, object], data: Path, tmp_path: Path) -> None:
+def test_two_processes_follow_one(settings: dict[str, object], frozen: bool, data: Path, tmp_path: Path) -> None:
     settings = {"max_num_batches": 50, "checkpoint_frequency_num_batches": 25, **settings}
-    alone, expected = run(data, tmp_path / "alone", 1, **settings)
-    both, losses = run(data, tmp_path / "both", 2, **settings)
+    (tmp_path / "vectors").write_text(f"a {'0.5 ' * 8}\n")
+    start = Start(vectors_source=tmp_path / "vectors", freeze_source=True) if frozen else None
+    alone, expected = run(data, tmp_path / "alone", 1, settings, start)
+    both, losses = run(data, tmp_path / "both", 2, settings, start)
     assert losses == pytest.approx(expected, rel=1e-5)
     assert both.best == pytest.approx(alone.best, rel=1e-4)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("alone", "both"))
@@ -85,8 +91,8 @@ def test_a_batch_of_fewer_pairs_than_processes_is_trained_on_all_the_same(data: 
     # 203 pairs, 182 of them to train on: 60 batches of 3 and one of 2.
     settings: dict[str, object] = {"batch_size": 3, "max_num_epochs": 1, **UNBUCKETED}
     settings |= {"checkpoint_frequency_num_batches": 1000, "rnn_decoder_hidden_dropout": 0.0}
-    _, expected = run(data, tmp_path / "alone", 1, **settings)
-    _, losses = run(data, tmp_path / "three", 3, **settings)
+    _, expected = run(data, tmp_path / "alone", 1, settings)
+    _, losses = run(data, tmp_path / "three", 3, settings)
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
@@ -97,7 +103,7 @@ def stop_after(path: Path, updates: int) -> bool:
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
 def test_an_interrupted_run_goes_on_with_the_same_batches(before: int, after: int, data: Path, tmp_path: Path) -> None:
     settings: dict[str, object] = {"max_num_batches": 30, "rnn_decoder_hidden_dropout": 0.2 if before == after else 0.0}
-    _, expected = run(data, tmp_path / "straight", before, **settings)
+    _, expected = run(data, tmp_path / "straight", before, settings)
     output = tmp_path / "model"
     losses = Losses(output.with_suffix(".losses"))
     call = partial(train, Channels.under(data), output, {**SETTINGS, **settings}, precision="fp32", monitors=[losses])
@@ -135,7 +141,7 @@ def test_a_share_that_does_not_fit_is_split_by_all_from_the_last_checkpoint_on(
 
 def test_the_error_of_a_process_is_told_as_its_own(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="batch_size=2 cannot be divided over 3 processes"):
-        run(data, tmp_path / "model", 3, batch_size=2)
+        run(data, tmp_path / "model", 3, {"batch_size": 2})
     assert not (tmp_path / "model").exists()
 
 

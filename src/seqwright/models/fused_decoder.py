@@ -6,7 +6,9 @@ laid out for all steps at once, and the backward pass, derived by hand, makes on
 instead of one a step. The equations are those of `rnn.lstm_update`, `attention.MlpAttention` and `rnn_decoder`.
 
 Attention's `v · tanh(x)` is computed as `2v · σ(2x)`, which is the same but for a constant, Σv, that softmax cancels:
-PyTorch's sigmoid takes a quarter of the time of its tanh on a CPU. With s = σ(2x), tanh'(x) = 4 s (1 - s).
+PyTorch's sigmoid takes a quarter of the time of its tanh on a CPU. With s = σ(2x), tanh'(x) = 4 s (1 - s). Attention's
+hidden layer, `[T, B, S, A]`, would be more than everything else together: it is made a step at a time, and again in the
+backward pass.
 """
 
 from dataclasses import dataclass
@@ -98,7 +100,8 @@ class _Decode(torch.autograd.Function):
         gates = torch.empty(steps, batch, 4 * size, device=device)
         cells = torch.empty(steps + 1, batch, size, device=device)
         squashed = torch.empty(steps, batch, size, device=device)
-        looked = torch.empty(steps, batch, length, width, dtype=dtype, device=device)
+        queries = torch.empty(steps, batch, width, dtype=dtype, device=device)
+        looked = torch.empty_like(keys)
         attention = torch.empty(steps, batch, length, device=device)
         inputs[0, :, :size] = 0
         inputs[0, :, size:] = output
@@ -113,14 +116,15 @@ class _Decode(torch.autograd.Function):
             torch.mul(read, torch.tanh(cells[t + 1], out=squashed[t]), out=inputs[t + 1, :, size:])
             output = inputs[t + 1, :, size:]
 
-            torch.add(twice_keys, query_product(output).unsqueeze(1), out=looked[t]).sigmoid_()
-            torch.softmax((looked[t] @ twice_score).float() + bias, dim=1, out=attention[t])
+            queries[t] = query_product(output)
+            torch.add(twice_keys, queries[t].unsqueeze(1), out=looked).sigmoid_()
+            torch.softmax((looked @ twice_score).float() + bias, dim=1, out=attention[t])
             joined[t, :, :size] = output
             joined[t, :, size:] = torch.bmm(attention[t].to(dtype).unsqueeze(1), values).squeeze(1)
             if mask is not None:
                 joined[t] *= mask[t]
             torch.tanh(hidden_product(joined[t]).float() + hidden_bias, out=inputs[t + 1, :, :size])
-        ctx.saved = (inputs, joined, gates, cells, squashed, looked, attention, mask)
+        ctx.saved = (inputs, joined, gates, cells, squashed, queries, attention, mask)
         ctx.save_for_backward(keys, values, step, query, score, hidden)
         ctx.dtypes = (projected.dtype, output.dtype)
         return inputs[1:, :, :size]
@@ -128,7 +132,7 @@ class _Decode(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        inputs, joined, gates, cells, squashed, looked, attention, mask = ctx.saved
+        inputs, joined, gates, cells, squashed, queries, attention, mask = ctx.saved
         del ctx.saved  # the gates are overwritten: there is no second time
         keys, values, step, query, score, hidden = ctx.saved_tensors
         dtype, steps, batch, size = keys.dtype, len(gates), len(keys), cells.shape[2]
@@ -154,7 +158,8 @@ class _Decode(torch.autograd.Function):
         d_scores = torch.empty(steps, batch, keys.shape[1], dtype=dtype, device=keys.device)
         d_query = torch.empty(steps, batch, keys.shape[2], dtype=dtype, device=keys.device)
         d_keys = torch.zeros(keys.shape, device=keys.device)
-        slope = torch.empty_like(keys)
+        d_score = torch.zeros(keys.shape[2], device=keys.device)
+        twice_keys, looked = 2 * keys, torch.empty_like(keys)
         d_inputs = torch.zeros(batch, 2 * size, dtype=dtype, device=keys.device)
         d_memory = torch.zeros(batch, size, device=keys.device)
         for t in range(steps - 1, -1, -1):
@@ -169,7 +174,9 @@ class _Decode(torch.autograd.Function):
             torch.addcmul(weighted, attention[t], weighted.sum(1, keepdim=True), value=-1, out=d_scores[t])
 
             # The factors 4 and v are the same everywhere and come last.
-            torch.addcmul(looked[t], looked[t], looked[t], value=-1, out=slope)
+            torch.add(twice_keys, queries[t].unsqueeze(1), out=looked).sigmoid_()
+            d_score += d_scores[t].flatten() @ looked.flatten(0, 1)
+            slope = looked.addcmul_(looked, looked, value=-1)
             d_keys.addcmul_(slope, d_scores[t].unsqueeze(2))
             torch.mul(torch.bmm(d_scores[t].unsqueeze(1), slope).squeeze(1), 4 * score, out=d_query[t])
 
@@ -182,7 +189,6 @@ class _Decode(torch.autograd.Function):
 
         d_keys *= 4 * score
         d_values = torch.bmm(attention.to(dtype).permute(1, 2, 0), d_context.transpose(0, 1))
-        d_score = 2 * (d_scores.flatten() @ looked.flatten(0, 2))  # that of Σv is zero, as the sum of d_scores is
         rows = steps * batch
         outputs, flat = inputs[1:, :, size:].reshape(rows, size), d_gates.view(rows, 4 * size)
         d_step = flat.t() @ inputs[:-1].view(rows, 2 * size)
@@ -199,7 +205,7 @@ class _Decode(torch.autograd.Function):
             None,
             d_step.float(),
             d_weight_query.float(),
-            d_score.float(),
+            2 * d_score,  # that of Σv is zero, as the sum of a step's d_scores is
             d_weight_hidden.float(),
             d_bias,
             None,

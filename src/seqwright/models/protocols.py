@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import Tensor
 
+from seqwright.models.embeddings import TokenEmbedding
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -53,6 +55,7 @@ class Encoder(Protocol):
     """Source ids to states."""
 
     output_size: int
+    embedding: TokenEmbedding
 
     def __call__(self, source: Tensor, lengths: Tensor) -> Encoded:
         """Encode `source` ids `[B, S]` of the given `lengths` `[B]`."""
@@ -65,6 +68,7 @@ class Decoder(Protocol):
     """
 
     output_size: int
+    embedding: TokenEmbedding
 
     def __call__(self, encoded: Encoded, target_in: Tensor) -> Tensor:
         """Hidden vectors `[B, T, H]` for the tokens that follow each of `target_in` `[B, T]`."""

@@ -1,8 +1,10 @@
 """Data-parallel training: what the processes that train one model together exchange.
 
 Every process has the whole model and a share of every batch. Gradients are summed while the backward pass still runs
-(`DistributedDataParallel`; Li et al. 2020), divided by the target tokens of the whole batch, so that the update is that
-of one process. Content that is no tensor travels as bytes: nothing is unpickled.
+(`DistributedDataParallel`; Li et al. 2020), each of the loss over the target tokens of the whole batch, so that the
+update is that of one process. Of the token embeddings only the rows of the batch's tokens have a gradient: those rows
+are summed, after the backward pass, and not the whole tables. Content that is no tensor travels as bytes: nothing is
+unpickled.
 """
 
 import contextlib
@@ -113,16 +115,44 @@ class Group:
         dist.all_gather(carriers, _tensor_of(content.ljust(longest, b"\0"), self.device))
         return [carrier[: int(size)].cpu().numpy().tobytes() for carrier, size in zip(carriers, sizes, strict=True)]
 
-    def wrap(self, module: nn.Module, may_leave_unused: bool) -> nn.Module:
+    def wrap(self, module: nn.Module, by_rows: Sequence[Tensor], may_leave_unused: bool) -> nn.Module:
         """The module, its gradients summed over all processes as its backward pass makes them.
 
         Args:
             module: all start with the leading process's parameters.
+            by_rows: parameters whose gradients are left to `sum_rows`.
             may_leave_unused: whether a backward pass may not reach every parameter.
         """
-        if self.size == 1 or not any(parameter.requires_grad for parameter in module.parameters()):
+        if self.size == 1:
             return module
-        return DistributedDataParallel(module, find_unused_parameters=may_leave_unused, gradient_as_bucket_view=True)
+        for parameter in by_rows:
+            dist.broadcast(parameter.data, 0)
+        apart = [name for name, each in module.named_parameters() if any(each is other for other in by_rows)]
+        if not any(each.requires_grad for name, each in module.named_parameters() if name not in apart):
+            return module
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, apart)  # type: ignore[no-untyped-call]
+        wrapped = DistributedDataParallel(module, find_unused_parameters=may_leave_unused, gradient_as_bucket_view=True)
+        wrapped.register_comm_hook(None, _sum)
+        return wrapped
+
+    def sum_rows(self, tables: Sequence[Tensor], ids: Sequence[Tensor]) -> None:
+        """Sum the gradients of embedding tables over all processes.
+
+        Args:
+            tables: each `[V, E]`; one without a gradient is passed over.
+            ids: what was looked up in each, by any of the processes; all other rows have no gradient.
+        """
+        if self.size == 1:
+            return
+        used = [(table.grad, torch.unique(each)) for table, each in zip(tables, ids, strict=True)]
+        found = [(gradient, rows.to(gradient.device)) for gradient, rows in used if gradient is not None]
+        if not found:
+            return
+        summed = torch.cat([gradient.index_select(0, rows).flatten() for gradient, rows in found])
+        dist.all_reduce(summed)
+        parts = torch.split(summed, [len(rows) * gradient.shape[1] for gradient, rows in found])
+        for (gradient, rows), part in zip(found, parts, strict=True):
+            gradient.index_copy_(0, rows, part.view(len(rows), -1))
 
     def take_turns(self) -> Iterator[bool]:
         """Twice, once with True: first for one process of each host, then for the others."""
@@ -134,6 +164,13 @@ class Group:
 def without_exchange(module: nn.Module) -> contextlib.AbstractContextManager[object]:
     """A context in which gradients are added up but not yet exchanged."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
+
+
+def _sum(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+    """Sum a bucket of gradients over all processes, where `DistributedDataParallel` would take the mean."""
+    work = dist.all_reduce(bucket.buffer(), async_op=True)
+    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
+    return summed
 
 
 def _tensor_of(content: bytes, device: torch.device) -> Tensor:

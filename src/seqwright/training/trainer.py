@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,7 @@ class Trainer:
         self.accumulate = accumulate
         self.group = group or Group()
         self._objective: nn.Module = _Objective(model, settings.label_smoothing)
+        self._tables = [side.embedding.table.weight for side in (model.encoder, model.decoder)]
         self._stopping = False
         self._validate = validate
         self._monitors: list[Monitor] = []
@@ -88,7 +89,7 @@ class Trainer:
         """
         self._monitors = list(monitors)
         # Fixed attention looks at one state alone: what leads to the others gets no gradient.
-        self._objective = self.group.wrap(self._objective, self.settings.rnn_attention_type == "fixed")
+        self._objective = self.group.wrap(self._objective, self._tables, self.settings.rnn_attention_type == "fixed")
         progress, frequency = self.progress, self.settings.checkpoint_frequency_num_batches
         for monitor in self._monitors:
             monitor.on_start(progress)
@@ -126,16 +127,21 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         parts = self._gradient(batch.share(self.group.rank, self.group.size).to(self._device), batch)
+        self.group.sum_rows(self._tables, [batch.source, batch.target_in])
         loss = sum((part.objective.detach() for part in parts), torch.zeros((), device=self._device))
         if self.group.size > 1:
             summed, stopping = self.group.sum(float(loss), stop_requested())
-            loss, self._stopping = torch.tensor(summed), stopping > 0
+            loss, self._stopping = torch.tensor(summed, device=self._device), stopping > 0
         loss = loss / batch.num_tokens
-        if self._is_finite(loss):
+        gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
+        norms = torch.stack([loss, *torch._foreach_norm(gradients)]).tolist()
+        if self._is_finite(norms):
             for part in parts:
                 self._seen.add(part)
-            if self.settings.clip_gradient >= 0:
-                torch.nn.utils.clip_grad_value_(self.model.parameters(), self.settings.clip_gradient)
+            limit = self.settings.clip_gradient
+            for gradient, norm in zip(gradients, norms[1:], strict=True):
+                if norm > limit >= 0:  # no element is larger than the norm of all: few tensors need this pass
+                    gradient.clamp_(-limit, limit)
             self.optimizer.step()
         return Update(loss, batch.num_pairs, batch.num_tokens, rate)
 
@@ -184,19 +190,20 @@ class Trainer:
         """Add the gradient of a part of a batch of so many target tokens."""
         with autocast(self._device, self._precision):
             scored: BatchLoss = self._objective(part)
-        # Processes' gradients are averaged: this one's counts for as many as there are.
-        (scored.objective * (self.group.size / tokens)).backward()  # type: ignore[no-untyped-call]
+        (scored.objective / tokens).backward()  # type: ignore[no-untyped-call]
         return scored
 
-    def _is_finite(self, loss: Tensor) -> bool:
-        """Whether loss and gradient are; counts those that are not.
+    def _is_finite(self, values: Sequence[float]) -> bool:
+        """Whether an update's loss and gradients are; counts those that are not.
+
+        Args:
+            values: the loss and the norms of the gradients.
 
         Raises:
             ClientError: too many in a row were not.
         """
         progress, settings = self.progress, self.settings
-        norms = torch._foreach_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        if bool(torch.isfinite(torch.stack([loss, *(norm.to(loss.device) for norm in norms)])).all()):
+        if all(map(math.isfinite, values)):
             progress.skipped_in_a_row = 0
             return True
         progress.skipped += 1
