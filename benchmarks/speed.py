@@ -292,11 +292,12 @@ def fairseq_rate(bench: Bench, architecture: str, *shape: str) -> float | None:
             "fairseq", "-m", "fairseq_cli.preprocess", "--source-lang", "en", "--target-lang", "de", "--trainpref",
             "train", "--validpref", "val", "--testpref", "test_2016_flickr", "--destdir", "fairseq-data",
         )  # fmt: skip
-    shutil.rmtree(bench.scratch / "fairseq-model", ignore_errors=True)
+    model = f"fairseq-{architecture}"
+    shutil.rmtree(bench.scratch / model, ignore_errors=True)
     log = bench.peer(
         "fairseq", "-m", "fairseq_cli.train", "fairseq-data", "--cpu", "--arch", architecture, *shape,
         "--optimizer", "adam", "--lr", "0.0003", "--batch-size", "64", "--max-update", str(bench.options.updates),
-        "--log-format", "simple", "--log-interval", "10", "--save-dir", "fairseq-model", "--no-epoch-checkpoints",
+        "--log-format", "simple", "--log-interval", "10", "--save-dir", model, "--no-epoch-checkpoints",
         "--num-workers", "1", "--clip-norm", "1.0", "--criterion", "cross_entropy", "--disable-validation",
     )  # fmt: skip
     found = re.findall(r"\bups=([0-9.]+)", log or "")[1:]
@@ -304,7 +305,10 @@ def fairseq_rate(bench: Bench, architecture: str, *shape: str) -> float | None:
 
 
 def run_translate(bench: Bench) -> None:
-    """Translating a thousand sentences at a time and one at a time, with a model that Sockeye trained."""
+    """Translating a thousand sentences at a time and one at a time, with a model that Sockeye trained.
+
+    fairseq has its own, of as many updates; both models have learned too little to differ much in length.
+    """
     model = bench.options.sockeye_model or bench.scratch / "sockeye-model"
     if not model.exists():
         print("translate: no model of Sockeye's; run the job train with --peers first", file=sys.stderr)
@@ -326,6 +330,21 @@ def run_translate(bench: Bench) -> None:
             )  # fmt: skip
             if found := re.search(r"sent/sec: ([0-9.]+)", log or ""):
                 row.add("sockeye", float(found[1]))
+        if (bench.scratch / "fairseq-lstm").exists():
+            log = bench.peer(
+                "fairseq", "-c", FAIRSEQ_GENERATE, "fairseq-data", "--cpu", "--path", "fairseq-lstm/checkpoint_last.pt",
+                "--beam", str(BEAM), "--batch-size", "64", "--gen-subset", "test",
+            )  # fmt: skip
+            if found := re.search(r"([0-9.]+) sentences/s", log or ""):
+                bulk.add("fairseq", float(found[1]))
+
+
+FAIRSEQ_GENERATE = """
+import functools, torch
+torch.load = functools.partial(torch.load, weights_only=False)  # what it saved itself
+from fairseq_cli.generate import cli_main
+cli_main()
+"""
 
 
 def run_prepare(bench: Bench) -> None:

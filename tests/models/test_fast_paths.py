@@ -39,9 +39,8 @@ def decoded(model: Seq2Seq, path: str) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
     torch.manual_seed(2)
     encoded = model.encode(source, LENGTHS)
-    embedded = decoder.embedding(target.t())
-    mask = decoder._dropout_mask(embedded, encoded)
-    hidden: Tensor = getattr(decoder, path)(embedded, decoder.start(encoded), mask)
+    mask = decoder._dropout_mask(target.t(), encoded)
+    hidden: Tensor = getattr(decoder, path)(target.t(), decoder.start(encoded), mask)
     (hidden * weights).sum().backward()  # type: ignore[no-untyped-call]
     return hidden.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -51,7 +50,10 @@ def decoded(model: Seq2Seq, path: str) -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize("units", [24, 10])
 def test_the_fused_decoder_is_the_stepwise_one(state_init: str, dropout: float, units: int) -> None:
     model = make_model(
-        rnn_decoder_state_init=state_init, rnn_decoder_hidden_dropout=dropout, rnn_attention_num_hidden=units
+        rnn_decoder_state_init=state_init,
+        rnn_decoder_hidden_dropout=dropout,
+        embed_dropout_target=dropout / 2,
+        rnn_attention_num_hidden=units,
     )
     hidden, gradients = decoded(model.train(), "_decode_fused")
     expected, expected_gradients = decoded(model, "_decode_by_steps")

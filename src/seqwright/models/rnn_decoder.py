@@ -95,21 +95,25 @@ class RecurrentDecoder(nn.Module):
 
     def forward(self, encoded: Encoded, target_in: Tensor) -> Tensor:
         """Hidden vectors `[B, T, H]` for the tokens that follow each of `target_in` `[B, T]`."""
-        embedded, state = self.embedding(target_in.t()), self.start(encoded)
-        mask = self._dropout_mask(embedded, encoded)
+        tokens, state = target_in.t(), self.start(encoded)
+        mask = self._dropout_mask(tokens, encoded)
         if self.is_fusable:
-            return self._decode_fused(embedded, state, mask)
-        return self._decode_by_steps(embedded, state, mask)
+            return self._decode_fused(tokens, state, mask)
+        return self._decode_by_steps(tokens, state, mask)
 
     @property
     def is_fusable(self) -> bool:
         """Whether `fused_decoder` covers this decoder."""
         return len(self.cells) == 1 and self.cells[0].kind == "lstm" and isinstance(self.attention, MlpAttention)
 
-    def _decode_fused(self, embedded: Tensor, state: RecurrentState, mask: Tensor | None) -> Tensor:
+    def _decode_fused(self, tokens: Tensor, state: RecurrentState, mask: Tensor | None) -> Tensor:
         """All steps as one function."""
         (output, cell), memory = state.cells[0], state.memory
-        projected = F.linear(embedded, *self.embedding_projection())
+        if tokens.device.type == "cpu" and not (self.training and self.embedding.dropout.p):
+            distinct, places = torch.unique(tokens, return_inverse=True)  # a batch has most of its tokens many times
+            projected = F.embedding(places, F.linear(self.embedding(distinct), *self.embedding_projection()))
+        else:
+            projected = F.linear(self.embedding(tokens), *self.embedding_projection())
         return decode(projected, output, cell, memory.keys, memory.values, memory.bias, self.weights(), mask)
 
     def weights(self) -> DecoderWeights:
@@ -128,19 +132,19 @@ class RecurrentDecoder(nn.Module):
         cell = self.cells[0]
         return cell.weight_ih[:, : self.num_embed], cell.bias_ih + cell.bias_hh
 
-    def _decode_by_steps(self, embedded: Tensor, state: RecurrentState, mask: Tensor | None) -> Tensor:
+    def _decode_by_steps(self, tokens: Tensor, state: RecurrentState, mask: Tensor | None) -> Tensor:
         """The same, and every other decoder, step by step: what search does, and the reference."""
         outputs = []
-        for number, projected in enumerate(self.cells[0].project(embedded)):
+        for number, projected in enumerate(self.cells[0].project(self.embedding(tokens))):
             _, state = self._advance(projected, state, None if mask is None else mask[number])
             outputs.append(state.hidden)
         return torch.stack(outputs, dim=1)
 
-    def _dropout_mask(self, embedded: Tensor, encoded: Encoded) -> Tensor | None:
+    def _dropout_mask(self, tokens: Tensor, encoded: Encoded) -> Tensor | None:
         """What `[output; context]` is multiplied with at every step, `[T, B, H + D]`; None where nothing drops out."""
         if not (self.training and self.hidden_dropout):
             return None
-        ones = encoded.states.new_ones(*embedded.shape[:2], self.hidden.in_features)
+        ones = encoded.states.new_ones(*tokens.shape, self.hidden.in_features)
         return F.dropout(ones, self.hidden_dropout)
 
     def start(self, encoded: Encoded) -> RecurrentState:
