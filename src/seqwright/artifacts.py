@@ -4,6 +4,8 @@ A model is five files: `config.json`, `model.safetensors`, `vocab.src.json`, `vo
 """
 
 import json
+import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -16,11 +18,12 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
-from seqwright.files import explained, new_folder, writing
+from seqwright.files import explained, new_folder, replacing, writing
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import Seq2Seq, build_model
 
@@ -88,12 +91,10 @@ def save_model(folder: Path, trained: TrainedModel, metrics: Mapping[str, float 
     Raises:
         ClientError: the folder holds something else, or the disk is full or not writable.
     """
-    weights = save({name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()})
-    scores = _json(dict(metrics))
+    weights = {name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}
     if (folder / CONFIG).exists():
-        for name, content in ((WEIGHTS, weights), (METRICS, scores)):
-            with writing(folder / name) as stream:
-                stream.write(content)
+        write_tensors(folder / WEIGHTS, weights)
+        _write_json(folder / METRICS, dict(metrics))
         return
     config = Config(
         source_vocab_size=len(trained.source_vocabulary),
@@ -105,9 +106,25 @@ def save_model(folder: Path, trained: TrainedModel, metrics: Mapping[str, float 
     with new_folder(folder) as scratch:
         trained.source_vocabulary.save(scratch / SOURCE_VOCABULARY)
         trained.target_vocabulary.save(scratch / TARGET_VOCABULARY)
-        for name, content in ((WEIGHTS, weights), (METRICS, scores), (CONFIG, _json(config.model_dump()))):
-            with writing(scratch / name) as stream:
-                stream.write(content)
+        write_tensors(scratch / WEIGHTS, weights)
+        _write_json(scratch / METRICS, dict(metrics))
+        _write_json(scratch / CONFIG, config.model_dump())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, straight from the tensors' memory; it appears under its name when it is whole.
+
+    Raises:
+        ClientError: the disk is full or the folder cannot be written.
+    """
+    with replacing(path) as scratch:
+        try:
+            save_file(dict(tensors), scratch)
+        except SafetensorError as error:
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def copy_model(source: Path, folder: Path) -> None:
@@ -241,5 +258,6 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
         raise ClientError(f"{archive} is not a readable model.tar.gz: {error}") from error
 
 
-def _json(content: Mapping[str, object]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    with writing(path) as stream:
+        stream.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -13,21 +13,21 @@ from seqwright.errors import ClientError
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing; it appears under its name only when the block ends without an error.
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file to write to; it becomes `path` only when the block ends without an error.
 
-    The bytes go to a temporary file in the same folder, reach the disk, and are renamed over `path`. When the block
-    raises, the temporary file is removed and whatever was at `path` before is still there.
+    It lies in the same folder, reaches the disk, and is renamed over `path`. When the block raises, it is removed and
+    whatever was at `path` before is still there.
 
     Raises:
         ClientError: the disk is full or the folder cannot be written.
     """
     with explained(f"cannot write {path}"):
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(descriptor)
         try:
-            with os.fdopen(descriptor, "wb") as stream:
-                yield stream
-                stream.flush()
+            yield Path(name)
+            with open(name, "rb") as stream:
                 os.fsync(stream.fileno())
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
@@ -35,6 +35,13 @@ def writing(path: Path) -> Iterator[BinaryIO]:
             Path(name).unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """Open `path` for writing, as `replacing` does."""
+    with replacing(path) as scratch, scratch.open("wb") as stream:
+        yield stream
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from seqwright.artifacts import CONFIG, TrainedModel, copy_model, save_model
+from seqwright.artifacts import CONFIG, TrainedModel, copy_model, save_model, write_tensors
 from seqwright.errors import ClientError
 from seqwright.files import explained, new_folder, writing
 from seqwright.hyperparameters import Hyperparameters
@@ -171,9 +171,10 @@ class CheckpointStore(Monitor):
         tensors |= _optimizer_tensors(self._trainer)
         for rank, content in enumerate(randomness):
             tensors |= {f"random.{rank}.{name}": tensor for name, tensor in load(content).items()}
-        files = json.dumps(state, indent=2).encode(), save(tensors)
         self._wait()
-        self._written = self._writer.submit(self._write, progress.updates, *files)
+        snapshot = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        content = json.dumps(state, indent=2).encode()
+        self._written = self._writer.submit(self._write, progress.updates, content, snapshot)
 
     def _wait(self) -> None:
         """Wait for what is being written; raises what went wrong with it."""
@@ -181,14 +182,14 @@ class CheckpointStore(Monitor):
             self._written.result()
             self._written = None
 
-    def _write(self, updates: int, state: bytes, tensors: bytes) -> None:
+    def _write(self, updates: int, state: bytes, tensors: Mapping[str, Tensor]) -> None:
         """Write a checkpoint, then remove the oldest."""
         target = self.folder / f"{_NAME}{updates:09d}"
         shutil.rmtree(target, ignore_errors=True)  # one that could not be restored
         with new_folder(target) as scratch:
-            for name, content in ((STATE, state), (TENSORS, tensors)):
-                with writing(scratch / name) as stream:
-                    stream.write(content)
+            with writing(scratch / STATE) as stream:
+                stream.write(state)
+            write_tensors(scratch / TENSORS, tensors)
         for old in existing_checkpoints(self.folder)[self._keep :]:
             shutil.rmtree(old, ignore_errors=True)
         self._saved()
