@@ -107,15 +107,19 @@ def main() -> None:
         "decoder": rows * (4 * WIDTH * 3 * WIDTH + WIDTH * WIDTH + WIDTH * 2 * WIDTH),
         "output layer and loss": rows * options.vocabulary * WIDTH,
     }
-    runs = {"encoder": encoder, "decoder": decoder, "output layer and loss": output, "whole update": whole}
-    found = {name: seconds(run, options.repeats) for name, run in runs.items()}
-    found["norms and Adam"] = seconds(update, options.repeats)
     flops["whole update"] = sum(flops.values())
+    runs = {
+        "encoder": encoder,
+        "decoder": decoder,
+        "output layer and loss": output,
+        "whole update": whole,
+        "norms and Adam": update,  # of the gradients that the one before has left
+    }
+    found = {name: seconds(run, options.repeats) for name, run in runs.items()}
     table = Table("part", "ms", "GFLOP", "GFLOP/s", box=None)
-    for name in (*list(flops)[:3], "norms and Adam", "whole update"):
-        arithmetic = flops.get(name, 0) / 1e9
-        rate = f"{arithmetic / found[name]:.0f}" if arithmetic else ""
-        table.add_row(name, f"{1000 * found[name]:.0f}", f"{arithmetic:.0f}" if arithmetic else "", rate)
+    for name, took in found.items():
+        products = [f"{flops[name] / 1e9:.0f}", f"{flops[name] / 1e9 / took:.0f}"] if name in flops else []
+        table.add_row(name, f"{1000 * took:.0f}", *products)
     Console(stderr=True).print(table)
     print(json.dumps({"threads": torch.get_num_threads(), "torch": torch.__version__, **vars(options), **found}))
 

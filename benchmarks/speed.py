@@ -307,7 +307,8 @@ def fairseq_rate(bench: Bench, architecture: str, *shape: str) -> float | None:
 def run_translate(bench: Bench) -> None:
     """Translating a thousand sentences at a time and one at a time, with a model that Sockeye trained.
 
-    fairseq has its own, of as many updates; both models have learned too little to differ much in length.
+    fairseq has its own, of as many updates. After few updates the two differ in how long their translations are, and so
+    in the work: only models that have learned more can be compared.
     """
     model = bench.options.sockeye_model or bench.scratch / "sockeye-model"
     if not model.exists():

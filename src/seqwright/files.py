@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.close(descriptor)
         try:
             yield Path(name)
-            with open(name, "rb") as stream:
+            with open(name, "rb+") as stream:  # some systems reach the disk only through what is open for writing
                 os.fsync(stream.fileno())
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)

@@ -75,6 +75,22 @@ def test_the_fused_decoder_in_bf16_is_near_fp32() -> None:
         assert (gradient - reference).norm() <= 0.05 * reference.norm() + 1e-3, name
 
 
+def test_gradients_of_a_token_that_comes_again_and_again_add_up_in_bf16() -> None:
+    model = make_model().train()
+    source, lengths = torch.full((200, 3), 5), torch.full((200,), 3)
+    found = []
+    for precision in ("fp32", "bf16"):
+        model.zero_grad()
+        with autocast(torch.device("cpu"), precision):
+            hidden = model(source, lengths, torch.full((200, 10), 7))
+        hidden.float().sum().backward()
+        gradient = model.decoder.embedding.table.weight.grad
+        assert gradient is not None
+        found.append(gradient[7])
+    expected, gradient = found
+    assert (gradient - expected).norm() <= 0.05 * expected.norm()
+
+
 @pytest.mark.parametrize(
     ("settings", "fused"),
     [

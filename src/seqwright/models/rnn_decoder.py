@@ -110,8 +110,9 @@ class RecurrentDecoder(nn.Module):
         """All steps as one function."""
         (output, cell), memory = state.cells[0], state.memory
         if tokens.device.type == "cpu" and not (self.training and self.embedding.dropout.p):
-            distinct, places = torch.unique(tokens, return_inverse=True)  # a batch has most of its tokens many times
-            projected = F.embedding(places, F.linear(self.embedding(distinct), *self.embedding_projection()))
+            # Most tokens of a batch come many times. Their gradients add up, in fp32 where products are not, too.
+            distinct, places = torch.unique(tokens, return_inverse=True)
+            projected = F.embedding(places, F.linear(self.embedding(distinct), *self.embedding_projection()).float())
         else:
             projected = F.linear(self.embedding(tokens), *self.embedding_projection())
         return decode(projected, output, cell, memory.keys, memory.values, memory.bias, self.weights(), mask)
