@@ -92,8 +92,8 @@ def main() -> None:
     def whole() -> None:
         optimizer.zero_grad()
         with autocast(device, precision):
-            scored = batch_loss(model, batch)
-        (scored.objective / batch.num_tokens).backward()  # type: ignore[no-untyped-call]
+            scored = batch_loss(model, batch, divisor=batch.num_tokens)
+        scored.objective.backward()  # type: ignore[no-untyped-call]
         update()
 
     def update() -> None:

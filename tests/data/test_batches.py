@@ -164,3 +164,20 @@ def test_to_moves_tensors_and_keeps_the_rest() -> None:
     assert moved.source.device.type == moved.target_lengths.device.type == "meta"
     assert moved.num_tokens == batch.num_tokens
     assert np.array_equal(moved.indices, batch.indices)
+
+
+@settings(deadline=None)
+@given(lengths, st.integers(1, 5))
+def test_shares_hold_every_pair_once_and_are_as_much_work_as_each_other(
+    sizes: list[tuple[int, int]], size: int
+) -> None:
+    batch = next(batches_of(corpus_of(sizes), batch_size=100, bucket_width=100).epoch(0))
+    shares = [batch.share(rank, size) for rank in range(size)]
+    assert sorted(np.concatenate([share.indices for share in shares])) == sorted(batch.indices)
+    pairs, tokens = ([getattr(share, name) for share in shares] for name in ("num_pairs", "num_tokens"))
+    assert max(pairs) - min(pairs) <= 1
+    if batch.num_pairs % size == 0:
+        assert max(tokens) - min(tokens) <= int(batch.target_lengths.max())
+    for share in shares:
+        assert share.source.shape[1] == batch.source.shape[1]
+        assert share.num_tokens == int((share.target_out != PAD).sum())

@@ -131,22 +131,23 @@ def test_a_prepared_model_steps_as_the_model_does(
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [loss.CHUNK, 100, 1])
+@pytest.mark.parametrize("divisor", [1.0, 7.0])
 def test_the_fused_loss_is_cross_entropy_over_the_output_layer(
-    smoothing: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+    smoothing: float, chunk: int, divisor: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss, "CHUNK", chunk)
     generator = torch.Generator().manual_seed(1)
     inputs = [torch.randn(*shape, generator=generator).requires_grad_() for shape in ((37, 8), (30, 8), (30,))]
     targets = torch.randint(0, 30, (37,), generator=generator)
-    total, objective, correct = output_loss(*_three(inputs), targets, smoothing)
-    (objective / 3).backward()  # type: ignore[no-untyped-call]
+    total, objective, correct = output_loss(*_three(inputs), targets, smoothing, divisor)
+    (objective / (3 / divisor)).backward()  # type: ignore[no-untyped-call]
     gradients = [each.grad for each in inputs]
     for each in inputs:
         each.grad = None
     logits = F.linear(*inputs)
     expected = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
     (expected / 3).backward()  # type: ignore[no-untyped-call]
-    torch.testing.assert_close(objective, expected)
+    torch.testing.assert_close(objective, expected / divisor)
     torch.testing.assert_close(total, F.cross_entropy(logits, targets, reduction="sum"))
     assert correct == (logits.argmax(1) == targets).sum()
     for gradient, each in zip(gradients, inputs, strict=True):

@@ -118,10 +118,10 @@ def test_an_interrupted_run_goes_on_with_the_same_batches(before: int, after: in
 def little_room() -> None:
     """Let parts of more than three pairs not fit into memory."""
 
-    def limited(model: Seq2Seq, batch: Batch, smoothing: float) -> BatchLoss:
+    def limited(model: Seq2Seq, batch: Batch, smoothing: float, divisor: float) -> BatchLoss:
         if batch.num_pairs > 3:
             raise torch.OutOfMemoryError("no memory left")
-        return batch_loss(model, batch, smoothing)
+        return batch_loss(model, batch, smoothing, divisor)
 
     vars(trainer)["batch_loss"] = limited
 

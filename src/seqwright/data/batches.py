@@ -51,16 +51,19 @@ class Batch:
     def split(self, parts: int) -> list["Batch"]:
         """The batch in at most `parts` batches of nearly equal numbers of pairs, in order."""
         bounds = np.linspace(0, self.num_pairs, min(parts, self.num_pairs) + 1).astype(int)
-        return [self._rows(slice(start, end)) for start, end in itertools.pairwise(bounds)]
+        return [self._rows(torch.arange(start, end)) for start, end in itertools.pairwise(bounds)]
 
     def share(self, rank: int, size: int) -> "Batch":
-        """Every `size`-th pair from pair `rank` on: pairs as long as those of any other share; may be none.
+        """One of `size` parts that are as much work as each other; may have no pairs.
 
-        Tensors keep their width, so that all shares are padded alike.
+        Tensors keep their width, so that all shares are padded alike; and pairs are dealt out by target length, to and
+        fro, so that all have about as many target tokens, each of which costs a row of the output layer.
         """
-        return self._rows(slice(rank, None, size))
+        longest_first = self.target_lengths.argsort(descending=True, stable=True)
+        turn = torch.arange(self.num_pairs) % (2 * size)
+        return self._rows(longest_first[(turn == rank) | (turn == 2 * size - 1 - rank)].sort().values)
 
-    def _rows(self, rows: slice) -> "Batch":
+    def _rows(self, rows: Tensor) -> "Batch":
         lengths = self.target_lengths[rows]
         return Batch(
             self.source[rows],
@@ -68,7 +71,7 @@ class Batch:
             self.target_in[rows],
             self.target_out[rows],
             lengths,
-            self.indices[rows],
+            self.indices[rows.numpy()],
             int(lengths.sum()),
         )
 

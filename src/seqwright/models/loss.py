@@ -22,7 +22,8 @@ class BatchLoss:
 
     Attributes:
         total: negative log-likelihood summed over the target tokens, natural logarithm, a scalar.
-        objective: what training minimises, a scalar with gradient: `total`, or its smoothed form.
+        objective: what training minimises, a scalar with gradient: `total`, or its smoothed form, divided by what was
+            asked for.
         correct: how many target tokens the model ranks first under teacher forcing, a scalar.
         tokens: how many target tokens there are, M.
     """
@@ -33,7 +34,7 @@ class BatchLoss:
     tokens: int
 
 
-def batch_loss(model: Seq2Seq, batch: Batch, label_smoothing: float = 0.0) -> BatchLoss:
+def batch_loss(model: Seq2Seq, batch: Batch, label_smoothing: float = 0.0, divisor: float = 1.0) -> BatchLoss:
     """Score every target token of `batch` given those before it; logits are made at real positions alone.
 
     Args:
@@ -41,6 +42,7 @@ def batch_loss(model: Seq2Seq, batch: Batch, label_smoothing: float = 0.0) -> Ba
         batch: source and target sequences.
         label_smoothing: share ε of the objective's target distribution that is spread evenly over the vocabulary:
             `(1 - ε) · nll + ε · mean over the vocabulary of the negative log probability` (Szegedy et al. 2016).
+        divisor: what the objective is divided by: the target tokens that an update is the mean over.
     """
     hidden = model(batch.source, batch.source_lengths, batch.target_in)
     real = batch.target_out != PAD
@@ -51,13 +53,13 @@ def batch_loss(model: Seq2Seq, batch: Batch, label_smoothing: float = 0.0) -> Ba
         dtype = torch.get_autocast_dtype(hidden.device.type)
     with torch.autocast(hidden.device.type, enabled=False):
         total, objective, correct = output_loss(
-            hidden[real].to(dtype), layer.weight, layer.bias, targets, label_smoothing
+            hidden[real].to(dtype), layer.weight, layer.bias, targets, label_smoothing, divisor
         )
     return BatchLoss(total, objective, correct, len(targets))
 
 
 def output_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float
+    hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, smoothing: float = 0.0, divisor: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output layer and the cross-entropy of its logits, in one function that never holds all logits at once.
 
@@ -70,13 +72,14 @@ def output_loss(
         bias: the output layer's, `[V]`.
         targets: ids, `[M]`.
         smoothing: ε of `batch_loss`.
+        divisor: `batch_loss`'s.
 
     Returns:
         Summed negative log-likelihood without gradient, the objective, and how many targets rank first; scalars.
     """
     wanted = torch.is_grad_enabled()
     total, objective, correct = _OutputLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, targets, smoothing, wanted
+        hidden, weight, bias, targets, smoothing, divisor, wanted
     )
     return total, objective, correct
 
@@ -92,6 +95,7 @@ class _OutputLoss(torch.autograd.Function):
         bias: Tensor,
         targets: Tensor,
         smoothing: float,
+        divisor: float,
         wanted: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         product_weight = weight.to(hidden.dtype)
@@ -99,9 +103,9 @@ class _OutputLoss(torch.autograd.Function):
         vocab_size = len(weight)
         totals = hidden.new_zeros(3, dtype=torch.float64)
         d_hidden = torch.empty_like(hidden) if wanted else None
-        d_weight = torch.zeros_like(weight) if wanted else None
+        d_weight = torch.empty_like(weight) if wanted else None  # written by the first chunk
         d_bias = torch.zeros_like(bias) if wanted else None
-        rows = max(1, CHUNK // vocab_size)
+        rows, scale = max(1, CHUNK // vocab_size), 1 / divisor
         for start in range(0, len(targets), rows):
             part, wanted_ids = hidden[start : start + rows], targets[start : start + rows].unsqueeze(1)
             logits = output(part).float().add_(bias)
@@ -122,15 +126,17 @@ class _OutputLoss(torch.autograd.Function):
             if smoothing:
                 gradients -= smoothing / vocab_size
             gradients.scatter_add_(1, wanted_ids, torch.full_like(normalizer, smoothing - 1))
-            d_bias += gradients.sum(0)
+            d_bias.add_(gradients.sum(0), alpha=scale)
             gradients = gradients.to(hidden.dtype)
-            torch.mm(gradients, product_weight, out=d_hidden[start : start + rows])
+            d_hidden[start : start + rows].addmm_(gradients, product_weight, beta=0, alpha=scale)
             if gradients.dtype == torch.float32:
-                d_weight.addmm_(gradients.t(), part)
+                d_weight.addmm_(gradients.t(), part, beta=min(start, 1), alpha=scale)
+            elif start:
+                d_weight.add_(gradients.t() @ part, alpha=scale)
             else:
-                d_weight += gradients.t() @ part
+                d_weight.copy_(gradients.t() @ part).mul_(scale)
         total, correct = totals[0].float(), totals[2].long()
-        objective = totals[1].float() if smoothing else total.clone()
+        objective = (totals[1] if smoothing else totals[0]).mul(scale).float()
         ctx.mark_non_differentiable(total, correct)
         ctx.gradients = (d_hidden, d_weight, d_bias)
         return total, objective, correct
@@ -140,4 +146,6 @@ class _OutputLoss(torch.autograd.Function):
     def backward(ctx: Any, _: Tensor, gradient: Tensor, __: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         gradients = ctx.gradients
         del ctx.gradients  # scaled in place: there is no second time
-        return (*(each.mul_(gradient) for each in gradients), None, None, None)
+        if gradient.device.type != "cpu" or gradient != 1:  # asking an accelerator would take longer than multiplying
+            gradients = tuple(each.mul_(gradient) for each in gradients)
+        return (*gradients, None, None, None, None)

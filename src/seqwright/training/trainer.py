@@ -132,7 +132,6 @@ class Trainer:
         if self.group.size > 1:
             summed, stopping = self.group.sum(float(loss), stop_requested())
             loss, self._stopping = torch.tensor(summed, device=self._device), stopping > 0
-        loss = loss / batch.num_tokens
         gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
         norms = torch.stack([loss, *torch._foreach_norm(gradients)]).tolist()
         if self._is_finite(norms):
@@ -189,8 +188,8 @@ class Trainer:
     def _backward(self, part: Batch, tokens: float) -> BatchLoss:
         """Add the gradient of a part of a batch of so many target tokens."""
         with autocast(self._device, self._precision):
-            scored: BatchLoss = self._objective(part)
-        (scored.objective / tokens).backward()  # type: ignore[no-untyped-call]
+            scored: BatchLoss = self._objective(part, tokens)
+        scored.objective.backward()  # type: ignore[no-untyped-call]
         return scored
 
     def _is_finite(self, values: Sequence[float]) -> bool:
@@ -284,9 +283,9 @@ class _Objective(nn.Module):
         self.model = model
         self._smoothing = smoothing
 
-    def forward(self, batch: Batch) -> BatchLoss:
-        """The loss of a batch, or of this process's share of one."""
-        return batch_loss(self.model, batch, self._smoothing)
+    def forward(self, batch: Batch, tokens: float) -> BatchLoss:
+        """The loss of a batch, or of a part of one: the objective is the part's share of the mean over `tokens`."""
+        return batch_loss(self.model, batch, self._smoothing, tokens)
 
 
 class _Seen:
