@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import seqwright
 from seqwright.cli import main
 from tests.toy import SETTINGS, prepared, write_text
 
@@ -56,6 +57,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     train(Channels.under(prepared(folder)), folder / "model", {**SETTINGS, "max_num_batches": 20}, precision="fp32")
     return folder / "model"
+
+
+def test_it_says_its_version(run: Run) -> None:
+    result = run("--version")
+    assert (result.status, result.out) == (0, f"seqwright {seqwright.__version__}\n")
 
 
 def test_from_text_to_translations(run: Run, tmp_path: Path) -> None:

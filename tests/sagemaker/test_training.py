@@ -163,8 +163,9 @@ def test_the_model_channel_is_where_training_starts(
     assert "start model:" in caplog.text
 
 
-def test_sigterm_in_mid_training_leaves_a_usable_model_and_exits_0(tmp_path: Path) -> None:
-    root = make_root(tmp_path, max_num_batches=-1, max_num_epochs=100000, checkpoint_frequency_num_batches=50)
+@pytest.mark.parametrize("frequency", [50, 100000], ids=["validated", "not validated yet"])
+def test_sigterm_in_mid_training_leaves_a_usable_model_and_exits_0(frequency: int, tmp_path: Path) -> None:
+    root = make_root(tmp_path, max_num_batches=-1, max_num_epochs=100000, checkpoint_frequency_num_batches=frequency)
     (root / "checkpoints").mkdir()
     command = [
         sys.executable,
@@ -178,12 +179,16 @@ def test_sigterm_in_mid_training_leaves_a_usable_model_and_exits_0(tmp_path: Pat
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as job:
         deadline = time.monotonic() + 120
-        while not (root / "checkpoints" / "best" / "config.json").exists() and time.monotonic() < deadline:
+        sign = "best/config.json" if frequency == 50 else "tensorboard/events*"
+        while not list((root / "checkpoints").glob(sign)) and time.monotonic() < deadline:
             assert job.poll() is None, job.stderr and job.stderr.read()
             time.sleep(0.05)
+        time.sleep(0.5)
         job.send_signal(signal.SIGTERM)
         _, log = job.communicate(timeout=60)
     assert job.returncode == 0, log
     assert "SIGTERM: stopping after this update" in log
+    assert updates(root) > 0
+    assert f"the model of update {updates(root)} is in" in log
     assert not (root / "output" / "failure").exists()
     Translator.load(root / "model").translate(["a b c"])

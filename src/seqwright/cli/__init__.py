@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+import seqwright
 from seqwright.cli.console import set_up_logging
 from seqwright.cli.demo import demo_command
 from seqwright.cli.evaluate import evaluate_command
@@ -31,8 +32,17 @@ app.command("demo")(demo_command)
 app.add_typer(sagemaker_app, name="sagemaker")
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"seqwright {seqwright.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Say the version and end.", callback=_say_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
 ) -> None:
     """Train sequence-to-sequence models and translate with them."""

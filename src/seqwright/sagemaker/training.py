@@ -73,7 +73,7 @@ def _train(paths: Paths, stop_requested: Callable[[], bool], set_up: SetUp | Non
             stop_requested=stop_requested,
             set_up=set_up,
         )
-    logger.info("the model of update %d is in %s", progress.best_updates, paths.model)
+    logger.info("the model of update %d is in %s", progress.kept, paths.model)
 
 
 def _hosts(job: Job, timeout: float) -> Hosts:

@@ -51,7 +51,7 @@ class LogLines(Monitor):
             "training ended after update %d: %s; %s",
             progress.updates,
             reason,
-            "no finite score" if progress.best is None else f"best model at update {progress.best_updates}",
+            "no model was scored: the last is kept" if progress.best is None else f"best at update {progress.kept}",
         )
 
 

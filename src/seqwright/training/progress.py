@@ -34,6 +34,11 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
 
+    @property
+    def kept(self) -> int:
+        """Updates of the model that a run leaves: the best, or the last where none has a finite score."""
+        return self.updates if self.best is None else self.best_updates
+
 
 @dataclass(frozen=True)
 class Scores:
