@@ -34,7 +34,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import cycle
@@ -50,6 +50,8 @@ from rich.table import Table
 from seqwright.inference.translator import Translator
 
 OK = 200
+LOST = 0
+"""In place of a status where the connection was closed instead of an answer."""
 FULL_BATCH = 64
 OVERLOAD = 10
 GENERATORS = 2
@@ -100,12 +102,12 @@ class Figures:
 
 
 class Connection(asyncio.Protocol):
-    """A kept-alive connection that asks and waits for the answer, as cheaply as Python can."""
+    """A kept-alive connection that asks and tells of the answer, as cheaply as Python can."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._received = b""
-        self._answered: asyncio.Future[Answer] | None = None
+        self._tell: Callable[[Answer], None] | None = None
         self._started = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -117,33 +119,41 @@ class Connection(asyncio.Protocol):
         self._received += data
         head, ended, body = self._received.partition(b"\r\n\r\n")
         if ended and len(body) >= int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]):
-            assert self._answered is not None
-            self._answered.set_result(Answer(int(head[9:12]), time.perf_counter() - self._started))
             self._received = b""
+            self._answer(int(head[9:12]))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Fail the request that waits, if any."""
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(exc or ConnectionError("the server closed the connection"))
+        """Tell that the request that waits, if any, gets no answer."""
+        self._answer(LOST)
 
     @property
     def closed(self) -> bool:
         """Whether the server has ended it, for want of requests."""
         return self._transport is None or self._transport.is_closing()
 
-    async def ask(self, body: bytes) -> Answer:
-        """Post a body of application/jsonlines."""
+    def send(self, body: bytes, tell: Callable[[Answer], None]) -> None:
+        """Post a body of application/jsonlines; `tell` is called with the answer."""
         assert self._transport is not None
-        self._answered = asyncio.get_running_loop().create_future()
+        self._tell = tell
         self._started = time.perf_counter()
         head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/jsonlines\r\n"
         self._transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
-        return await self._answered
+
+    async def ask(self, body: bytes) -> Answer:
+        """As `send`, and wait for the answer."""
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.send(body, answered.set_result)
+        return await answered
 
     def close(self) -> None:
         """End the connection."""
         if self._transport is not None:
             self._transport.close()
+
+    def _answer(self, status: int) -> None:
+        if self._tell is not None:
+            tell, self._tell = self._tell, None
+            tell(Answer(status, time.perf_counter() - self._started))
 
 
 async def connect(port: int) -> Connection:
@@ -177,25 +187,24 @@ async def open_loop(port: int, bodies: Sequence[bytes], rate: float, seconds: fl
     """Requests at a fixed rate, as long as there are connections for them."""
     idle = [await connect(port) for _ in range(CONNECTIONS)]
     answers: list[Answer] = []
-    tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(connection: Connection, body: bytes) -> None:
-        if connection.closed:
-            connection = await connect(port)
-        answers.append(await connection.ask(body))
-        idle.append(connection)
+    def send(connection: Connection, body: bytes) -> None:
+        def tell(answer: Answer) -> None:
+            answers.append(answer)
+            idle.append(connection)
+
+        connection.send(body, tell)
 
     started, sent = time.perf_counter(), 0
     every = cycle(bodies)
     while (elapsed := time.perf_counter() - started) < seconds:
-        due = min(int(elapsed * rate) - sent, len(idle))
-        for _ in range(due):
-            task = asyncio.create_task(ask(idle.pop(), next(every)))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+        for _ in range(min(int(elapsed * rate) - sent, len(idle))):
+            connection = idle.pop()
+            send(await connect(port) if connection.closed else connection, next(every))
         sent = int(elapsed * rate)
         await asyncio.sleep(0.002)
-    await asyncio.gather(*tasks)
+    while len(idle) < CONNECTIONS:
+        await asyncio.sleep(0.01)
     for connection in idle:
         connection.close()
     return answers

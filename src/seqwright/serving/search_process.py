@@ -44,8 +44,20 @@ class _Model:
     device: str
 
 
-_Answer = list[tuple[int, Translation]] | str | None
-"""What the process sends: the searches that one step ended; at the end of a batch None, or what went wrong."""
+@dataclass(frozen=True)
+class _Answer:
+    """What the process sends.
+
+    Attributes:
+        found: the positions and translations of the searches that a step ended.
+        is_last: whether that was the end of the batch: said with its last translations, for a client that asks again
+            as soon as it has its answer is to find this process free.
+        failure: what went wrong.
+    """
+
+    found: list[tuple[int, Translation]]
+    is_last: bool = False
+    failure: str | None = None
 
 
 class SearchProcess:
@@ -96,13 +108,13 @@ class SearchProcess:
                 answer: _Answer = self._connection.recv()
             except (EOFError, OSError) as error:
                 loop.remove_reader(self._connection)
-                ended.set_exception(error)
+                if not ended.done():
+                    ended.set_exception(error)
                 return
-            if isinstance(answer, list):
-                for position, translation in answer:
-                    found(position, translation)
-            else:
-                ended.set_result(answer)
+            if answer.is_last:
+                ended.set_result(answer.failure)
+            for position, translation in answer.found:
+                found(position, translation)
 
         try:
             self._connection.send((batch, news))
@@ -176,30 +188,27 @@ class _Worker:
         self._news = News()
         self._found: list[tuple[int, Translation]] = []
 
-    def search(self, batch: Batch, news: News) -> str | None:
-        """Search a batch and send what is found on the way; None, or what went wrong."""
+    def search(self, batch: Batch, news: News) -> _Answer:
+        """Search a batch and send what is found on the way; what is left to say when it is done."""
         self._news = news
         torch.set_num_threads(self._threads if news.alone and len(batch.sources) <= _FEW else self._share)
-        self._found.clear()
+        self._found = []
+        failure = None
         try:
             batch.translate(self._translator, lambda *each: self._found.append(each), self._after_step)
-            self._send()
         except (EOFError, OSError):
             raise
         except Exception:
-            return traceback.format_exc()
-        return None
+            failure = traceback.format_exc()
+        return _Answer(self._found, is_last=True, failure=failure)
 
     def _after_step(self) -> Sequence[int]:
         """Send what was found and read what is new: the positions that were abandoned."""
-        self._send()
+        if self._found:
+            self._connection.send(_Answer(self._found))
+            self._found = []
         while self._connection.poll():
             self._news = self._connection.recv()
             if not self._news.alone:
                 torch.set_num_threads(self._share)
         return self._news.abandoned
-
-    def _send(self) -> None:
-        if self._found:
-            self._connection.send(self._found)
-            self._found.clear()
