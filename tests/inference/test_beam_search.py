@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from seqwright.artifacts import TrainedModel
 from seqwright.data.vocabulary import BOS, EOS, PAD, UNK
-from seqwright.inference.beam_search import Hypothesis
+from seqwright.inference.beam_search import Hypothesis, _largest
 from seqwright.inference.beam_search import beam_search as search_and_tell
 from seqwright.models.seq2seq import Seq2Seq
 
@@ -187,3 +187,15 @@ def _model() -> TrainedModel:
 
 
 _MODEL = _model()
+
+
+@given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 6), st.integers(0, 2**31))
+@settings(deadline=None)
+def test_the_largest_of_long_rows_are_found_by_groups(rows: int, columns: int, count: int, seed: int) -> None:
+    values = torch.randint(-5, 5, (rows, columns), generator=torch.Generator().manual_seed(seed)).float()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("seqwright.inference.beam_search._GROUP", 3)
+        best, places = _largest(values, count)
+    assert torch.equal(best, values.topk(min(count, columns), dim=1).values)
+    assert torch.equal(values.gather(1, places), best)
+    assert all(len(set(row)) == len(row) for row in places.tolist())
