@@ -203,8 +203,8 @@ def child_train(kind: str) -> Callable[[argparse.Namespace], dict[str, float]]:
                 Channels.under(options.data), output, settings, cache=cache, precision=options.precision,
                 monitors=[clock],
             )  # fmt: skip
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
             parameters = sum(p.numel() for p in load_model(output).model.parameters())
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
         return {
             "pairs_per_second": clock.pairs / clock.seconds if clock.pairs else 0.0,
             "memory_ratio": peak / (parameters * STATE_BYTES),

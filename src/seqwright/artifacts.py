@@ -111,8 +111,13 @@ def save_model(folder: Path, trained: TrainedModel, metrics: Mapping[str, float 
         _write_json(scratch / CONFIG, config.model_dump())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], taken: Callable[[], None] = lambda: None) -> None:
     """Write a safetensors file, straight from the tensors' memory; it appears under its name when it is whole.
+
+    Args:
+        path: the file.
+        tensors: what goes into it.
+        taken: called when the tensors are read to the end and may change, before the file has reached the disk.
 
     Raises:
         ClientError: the disk is full or the folder cannot be written.
@@ -125,6 +130,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
             if number is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        taken()
 
 
 def copy_model(source: Path, folder: Path) -> None:

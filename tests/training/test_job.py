@@ -3,12 +3,13 @@
 import json
 import logging
 import re
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from seqwright.artifacts import load_model
 from seqwright.errors import ClientError
@@ -73,6 +74,24 @@ def test_a_resumed_run_equals_one_that_never_stopped(optimizer: str, channels: C
     last = "checkpoint-000000020/state.safetensors"
     first, second = (load_file(tmp_path / f"{name}.checkpoints" / last) for name in ("straight", "stopped"))
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_a_checkpoint_holds_the_state_of_its_update_though_the_disk_is_slow(
+    channels: Channels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_slowly(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        time.sleep(0.3)
+        save_file(tensors, path)
+
+    train(channels, tmp_path / "short", {**SETTINGS, "max_num_batches": 4}, precision="fp32")
+    monkeypatch.setattr("seqwright.artifacts.save_file", write_slowly)
+    train(channels, tmp_path / "long", {**SETTINGS, "max_num_batches": 8}, precision="fp32")
+    short, long = (
+        load_file(tmp_path / f"{name}.checkpoints" / "checkpoint-000000004" / "state.safetensors")
+        for name in ("short", "long")
+    )
+    assert short.keys() == long.keys()
+    assert [name for name in short if not torch.equal(short[name], long[name])] == []
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(

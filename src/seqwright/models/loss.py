@@ -135,6 +135,7 @@ class _OutputLoss(torch.autograd.Function):
                 d_weight.add_(gradients.t() @ part, alpha=scale)
             else:
                 d_weight.copy_(gradients.t() @ part).mul_(scale)
+            del logits, probabilities, gradients  # before the next chunk has its own
         total, correct = totals[0].float(), totals[2].long()
         objective = (totals[1] if smoothing else totals[0]).mul(scale).float()
         ctx.mark_non_differentiable(total, correct)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -113,7 +114,9 @@ class CheckpointStore(Monitor):
     """Writes a checkpoint folder `checkpoint-<updates>` at every checkpoint and keeps the last few.
 
     Every process of the trainer's group must have one, for each gives its random state; the leading one writes. It
-    writes in the background: training goes on while the disk is busy, and waits where the one before is not done.
+    writes in the background, on a CPU straight from the tensors in training: the next update's gradients are computed
+    meanwhile, and only its step waits until all is read. The disk may be busy for longer; training waits for it where
+    the checkpoint before is not done.
 
     Args:
         folder: where checkpoints go.
@@ -139,6 +142,9 @@ class CheckpointStore(Monitor):
         self._saved = saved
         self._writer = ThreadPoolExecutor(1, "seqwright-checkpoint")
         self._written: Future[None] | None = None
+        self._taken = threading.Event()
+        self._taken.set()
+        trainer.optimizer.register_step_pre_hook(self._before_step)
 
     def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
         """Write the run's state."""
@@ -172,9 +178,14 @@ class CheckpointStore(Monitor):
         for rank, content in enumerate(randomness):
             tensors |= {f"random.{rank}.{name}": tensor for name, tensor in load(content).items()}
         self._wait()
-        snapshot = {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        here = {name: tensor.to("cpu").contiguous() for name, tensor in tensors.items()}
         content = json.dumps(state, indent=2).encode()
-        self._written = self._writer.submit(self._write, progress.updates, content, snapshot)
+        self._taken.clear()
+        self._written = self._writer.submit(self._write, progress.updates, content, here)
+
+    def _before_step(self, *_: object) -> None:
+        """Let no tensor change that is being written."""
+        self._taken.wait()
 
     def _wait(self) -> None:
         """Wait for what is being written; raises what went wrong with it."""
@@ -185,11 +196,14 @@ class CheckpointStore(Monitor):
     def _write(self, updates: int, state: bytes, tensors: Mapping[str, Tensor]) -> None:
         """Write a checkpoint, then remove the oldest."""
         target = self.folder / f"{_NAME}{updates:09d}"
-        shutil.rmtree(target, ignore_errors=True)  # one that could not be restored
-        with new_folder(target) as scratch:
-            with writing(scratch / STATE) as stream:
-                stream.write(state)
-            write_tensors(scratch / TENSORS, tensors)
+        try:
+            shutil.rmtree(target, ignore_errors=True)  # one that could not be restored
+            with new_folder(target) as scratch:
+                write_tensors(scratch / TENSORS, tensors, self._taken.set)
+                with writing(scratch / STATE) as stream:
+                    stream.write(state)
+        finally:
+            self._taken.set()
         for old in existing_checkpoints(self.folder)[self._keep :]:
             shutil.rmtree(old, ignore_errors=True)
         self._saved()
