@@ -143,7 +143,10 @@ class Connection(asyncio.Protocol):
         """As `send`, and wait for the answer."""
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self.send(body, answered.set_result)
-        return await answered
+        answer = await answered
+        if answer.status == LOST:
+            raise ConnectionError("the server closed the connection")
+        return answer
 
     def close(self) -> None:
         """End the connection."""

@@ -137,14 +137,14 @@ def _extend(
     log_probabilities = torch.log_softmax(logits(hidden.index_select(0, rows)).float(), dim=1)
     log_probabilities[:, BOS] = log_probabilities[:, PAD] = -torch.inf
     gains, words = _largest(log_probabilities, beam_size)
-    each = words.shape[1]
-    extended = open_costs.new_full((sentences * width, each), torch.inf)
+    count = words.shape[1]
+    extended = open_costs.new_full((sentences * width, count), torch.inf)
     extended.index_copy_(0, rows, costs_so_far.index_select(0, rows).unsqueeze(1) - gains)
-    tokens = words.new_full((sentences * width, each + 1), PAD)
-    tokens[rows, :each] = words
+    tokens = words.new_full((sentences * width, count + 1), PAD)
+    tokens[rows, :count] = words
     candidates = torch.cat([extended, ended_scores.view(-1, 1)], dim=1).view(sentences, -1)
     best, chosen = candidates.topk(min(beam_size, candidates.shape[1]), dim=1, largest=False)
-    return best, chosen // (each + 1), tokens.view(sentences, -1).gather(1, chosen)
+    return best, chosen // (count + 1), tokens.view(sentences, -1).gather(1, chosen)
 
 
 def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
