@@ -1,5 +1,6 @@
 """A real server on a free port of the loopback, in a thread of this process."""
 
+import asyncio
 import contextlib
 import re
 import signal
@@ -19,8 +20,8 @@ from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.translator import Translator
 from seqwright.models.seq2seq import build_model, initialize_model
 from seqwright.serving.app import create_app
+from seqwright.serving.direct import DirectProtocol
 from seqwright.serving.limits import Limits
-from seqwright.serving.refusals import RefusingProtocol
 from seqwright.serving.searcher import ThreadSearcher
 from tests.conftest import SMALL, vocabulary
 
@@ -44,11 +45,13 @@ def translator() -> Translator:
 
 
 @contextlib.contextmanager
-def running(translator: Translator, limits: Limits | None = None) -> Iterator[str]:
+def running(
+    translator: Translator, limits: Limits | None = None, http: type[asyncio.Protocol] = DirectProtocol
+) -> Iterator[str]:
     """The URL of an endpoint that serves until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         app = create_app([ThreadSearcher(translator)], limits)
-        config = uvicorn.Config(app, http=RefusingProtocol, log_config=None, timeout_graceful_shutdown=10)
+        config = uvicorn.Config(app, http=http, log_config=None, timeout_graceful_shutdown=10)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -166,10 +166,10 @@ def test_a_body_that_does_not_arrive_gets_408(translator: Translator) -> None:
 
 
 def test_large_bodies_are_held_only_up_to_a_bound(translator: Translator) -> None:
-    with running(translator, Limits(max_buffered_bytes=1000)) as url:
-        response = httpx.post(f"{url}/invocations", json=request("w5 " * 500))
+    with running(translator, Limits(max_buffered_bytes=10_000)) as url:
+        response = httpx.post(f"{url}/invocations", json=request("w5 " * 4000))
         assert (response.status_code, response.json()["error"]["code"]) == (503, "queue_full")
-        assert httpx.post(f"{url}/invocations", json=request("w5 " * 50)).status_code == 200
+        assert httpx.post(f"{url}/invocations", json=request("w5 " * 3000)).status_code == 200
 
 
 def test_the_end_of_service_waits_for_the_answers(translator: Translator) -> None:

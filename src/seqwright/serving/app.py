@@ -5,28 +5,30 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match, Route
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from seqwright.inference.translator import Translation
 from seqwright.serving.batcher import Batcher, Ticket
 from seqwright.serving.bodies import BodyReader, UnreadResponse
 from seqwright.serving.codecs import Instance, decode, encode
+from seqwright.serving.direct import as_bytes
 from seqwright.serving.errors import RequestError, queue_full
 from seqwright.serving.limits import MAX_BODY_BYTES, Limits
 from seqwright.serving.metrics import CONTENT_TYPE, Metrics
 from seqwright.serving.negotiation import request_format, response_format
 from seqwright.serving.openapi import describe
-from seqwright.serving.refusals import as_bytes
 from seqwright.serving.searcher import Searcher
 
 _LOGGER = logging.getLogger(__name__)
@@ -37,33 +39,22 @@ _LARGE_BODY = 1 << 16
 _LARGE_ANSWER = 64
 """From so many bytes or instances on, a body is read or written beside the event loop, not on it."""
 
+_CLIENT_GONE = 499
+"""The status that is counted where nobody is left to answer."""
+
 _MOST_NAMED = 100
 """Truncated instances that the header names; more than any proxy's limit on headers would lose the answer."""
 
 
 class _Application(FastAPI):
-    """FastAPI with our own schemas in its document, and a short way to the routes that carry the load.
-
-    FastAPI's machinery costs more than everything else that an endpoint at its limit does for a request it refuses.
-    """
+    """FastAPI with our own schemas in its document, and a short way to the routes that carry the load."""
 
     busy_routes: Sequence[tuple[Route, "_Invocations"]] = ()
 
-    def refusal(self, path: bytes) -> bytes | None:
-        """The 503 that a POST to `path` would get now, for `RefusingProtocol`; None if it would get another answer."""
-        text = path.partition(b"?")[0].decode("latin-1")
-        for route, invocations in self.busy_routes:
-            if route.path_regex.match(text):
-                return invocations.refusal()
-        return None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        if scope["type"] == "http":
-            for route, invocations in self.busy_routes:
-                if route.matches(scope)[0] is Match.FULL:
-                    return await invocations(scope, receive, send)
-        return await super().__call__(scope, receive, send)
+    def answering(self, url: bytes) -> "_Invocations | None":
+        """As `direct.Application.answering`."""
+        path = url.partition(b"?")[0].decode("latin-1")
+        return next((invocations for route, invocations in self.busy_routes if route.path_regex.match(path)), None)
 
     def openapi(self) -> dict[str, Any]:
         self.openapi_schema = self.openapi_schema or describe(self)
@@ -144,15 +135,25 @@ class _Invocations:
         self._refusal = as_bytes(refuse(queue_full()))
 
     def refusal(self) -> bytes | None:
-        """What to answer where no request would be accepted; it counts as answered."""
+        """As `direct.Answering.refusal`; it counts as answered."""
         if not self._endpoint.batcher.full:
             return None
         self._endpoint.metrics.answered(503)
         return self._refusal
 
+    async def answer(self, headers: Headers, body: bytes) -> Response:
+        """As `direct.Answering.answer`."""
+
+        async def read() -> bytes:
+            return body
+
+        return await self._endpoint.answer(headers, read, self._refuse)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        response = await self._endpoint.answer(Request(scope, receive, send), self._refuse)
+        """Answer one request as an ASGI application."""
+        request = Request(scope, receive, send)
+        read = partial(self._endpoint.bodies.read, request)
+        response = await self._endpoint.answer(request.headers, read, self._refuse, request.receive)
         await response(scope, receive, send)
 
 
@@ -163,32 +164,50 @@ class _Endpoint:
         self.metrics = Metrics()
         self.batcher = Batcher(searchers, limits, self.metrics)
         self.metrics.watch_queue(self.batcher.waiting)
+        self.bodies = BodyReader(limits)
         self._model = searchers[0]
         self._limits = limits
-        self._bodies = BodyReader(limits)
 
-    async def answer(self, request: Request, refuse: Callable[[RequestError], Response]) -> Response:
-        """Translate, or say why not in the way of `refuse`; never raises."""
+    async def answer(
+        self,
+        headers: Headers,
+        read: Callable[[], Awaitable[bytes]],
+        refuse: Callable[[RequestError], Response],
+        receive: Receive | None = None,
+    ) -> Response:
+        """Translate, or say why not; raises nothing.
+
+        Args:
+            headers: the request's.
+            read: reads its body; raises `RequestError`, or `ClientDisconnect` where the client has gone.
+            refuse: how errors are said.
+            receive: after the body, tells when the client goes away; None where this is cancelled then.
+        """
         try:
-            response = await self._translate(request, time.monotonic())
+            response = await self._translate(headers, read, receive, time.monotonic())
         except RequestError as error:
             response = refuse(error)
         except ClientDisconnect:
-            response = Response(status_code=499)
+            response = Response(status_code=_CLIENT_GONE)
+        except asyncio.CancelledError:
+            self.metrics.answered(_CLIENT_GONE)
+            raise
         except Exception:
             _LOGGER.exception("a request failed")
             response = refuse(RequestError(500, "internal", "the model failed; the endpoint's log says how"))
         self.metrics.answered(response.status_code)
         return response
 
-    async def _translate(self, request: Request, started: float) -> Response:
-        sent = request_format(request.headers.get("content-type"))
-        accepted = response_format(",".join(request.headers.getlist("accept")), sent)
-        body = await self._bodies.read(request)
+    async def _translate(
+        self, headers: Headers, read: Callable[[], Awaitable[bytes]], receive: Receive | None, started: float
+    ) -> Response:
+        sent = request_format(headers.get("content-type"))
+        accepted = response_format(",".join(headers.getlist("accept")), sent)
+        body = await read()
         vocabulary, max_length = self._model.source_vocabulary, self._model.settings.max_seq_len_source
         instances = await _aside(len(body) >= _LARGE_BODY, lambda: decode(body, sent, vocabulary, max_length))
         ticket = self.batcher.submit(instances)
-        translations = await self._wait(ticket, request, started + self._limits.deadline)
+        translations = await self._wait(ticket, receive, started + self._limits.deadline)
         content = await _aside(len(instances) >= _LARGE_ANSWER, lambda: encode(instances, translations, accepted))
         self.metrics.translated(
             instances=len(instances),
@@ -198,7 +217,7 @@ class _Endpoint:
         )
         return Response(content, headers={"Content-Type": accepted, **_truncated(instances)})
 
-    async def _wait(self, ticket: Ticket, request: Request, deadline: float) -> list[Translation]:
+    async def _wait(self, ticket: Ticket, receive: Receive | None, deadline: float) -> list[Translation]:
         """The translations, unless the client goes away or the time is up before they are there."""
         loop = asyncio.get_running_loop()
         answer = ticket.translations
@@ -207,21 +226,22 @@ class _Endpoint:
             if not answer.done():
                 answer.set_exception(error)
 
-        async def watch() -> None:
-            while (await request.receive())["type"] != "http.disconnect":
+        async def watch(receive: Receive) -> None:
+            while (await receive())["type"] != "http.disconnect":
                 pass
             stop(ClientDisconnect())
 
         message = f"not done within {self._limits.deadline:g} seconds: send fewer instances at a time"
         late = RequestError(504, "deadline_exceeded", message)
         timer = loop.call_later(deadline - time.monotonic(), stop, late)
-        watcher = loop.create_task(watch())
+        watcher = loop.create_task(watch(receive)) if receive else None
         try:
             return await answer
         finally:
             ticket.give_up()
             timer.cancel()
-            watcher.cancel()
+            if watcher:
+                watcher.cancel()
 
 
 async def _aside(is_large: bool, work: Callable[[], T]) -> T:

@@ -92,9 +92,10 @@ class _Job:
 
 @dataclass
 class _Worker:
-    """A searcher, and how many requests waited or were taken when it last took a batch.
+    """A searcher.
 
     Attributes:
+        company: requests that shared its last batch.
         items: what it searches now.
     """
 
@@ -225,9 +226,8 @@ class Batcher:
             if self._ring:
                 await self._wait_for_company(worker.company)
                 if items := self._take():
-                    left = {id(job.ticket) for job in self._ring}
-                    worker.company = len({id(item.ticket) for item in items} | left)
-                    if left:
+                    worker.company = len({id(item.ticket) for item in items})
+                    if self._ring:
                         self._wake()
                     return items
             elif self._closing:
@@ -237,7 +237,7 @@ class Batcher:
                 await self._idle[-1]
 
     async def _wait_for_company(self, company: int) -> None:
-        """Give as many requests as were there a batch ago a moment to come again; a lone client never waits."""
+        """Give as many requests as shared the last batch a moment to come again; a lone client never waits."""
         self._gathering += 1
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.max_wait):

@@ -20,7 +20,7 @@ class Limits:
             a full batch, and more than twice its own. So even at its limit the endpoint answers what it accepts in a
             few times the time that it takes when idle.
         deadline: seconds in which a request is answered or given up, a little less than the 60 that clients wait.
-        max_buffered_bytes: bytes of all bodies held at once.
+        max_buffered_bytes: bytes of all bodies held at once, those of up to 8 KB left out.
 
     Raises:
         ClientError: a limit is not positive (`max_wait` may be 0).

@@ -13,8 +13,8 @@ import uvicorn
 from seqwright.devices import choose_device
 from seqwright.files import explained
 from seqwright.serving.app import create_app
+from seqwright.serving.direct import DirectProtocol
 from seqwright.serving.limits import Limits
-from seqwright.serving.refusals import RefusingProtocol
 from seqwright.serving.search_process import SearchProcess
 
 _MOST_WORKERS = 4
@@ -70,7 +70,7 @@ def serve(
         )
         config = uvicorn.Config(
             create_app(searchers, limits),
-            http=RefusingProtocol,
+            http=DirectProtocol,
             log_config=None,
             log_level=logging.WARNING,
             backlog=_CONNECTIONS,

@@ -1,0 +1,162 @@
+"""Small requests for translations, answered by the HTTP protocol itself.
+
+What ASGI takes for a request (a scope, a cycle, a task that watches for the client's leaving, an answer in two writes)
+is as much as everything else that the endpoint of a small model does for a sentence besides searching, and the searches
+go without it. So a POST with a small body goes straight to who answers it. At ten times the load that the endpoint can
+bear, nine of ten requests are refused, and what that costs is taken from the tenth: a request that would be refused is
+so as soon as its headers are there. Every other request is uvicorn's: large, chunked, by another method, behind another
+on its connection, or for another route.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+SMALL_BODY = 1 << 13
+"""Bytes of the largest body that counts as small: no more than what an open connection takes by itself."""
+
+_PATIENCE = 1.0
+"""Seconds until a body that has not come is waited for by uvicorn instead, which has a deadline for it."""
+
+
+class Answering(Protocol):
+    """Who answers the requests of a route."""
+
+    def refusal(self) -> bytes | None:
+        """The `as_bytes` of the 503 that any request would get now; None if it would get another answer."""
+
+    async def answer(self, headers: Headers, body: bytes) -> Response:
+        """The answer to a request; raises nothing, and is cancelled when the client goes away."""
+
+
+class Application(Protocol):
+    """An application with routes whose requests need nothing of ASGI."""
+
+    def answering(self, url: bytes) -> Answering | None:
+        """Who answers a POST to `url`; None if that is for the application."""
+
+
+def as_bytes(response: Response) -> bytes:
+    """A response as it is sent, but for its first line and the headers of every answer."""
+    return b"".join(b"%b: %b\r\n" % header for header in response.raw_headers) + b"\r\n" + bytes(response.body)
+
+
+@dataclass(eq=False)
+class _Exchange:
+    """A request and its answer, in the place of uvicorn's `RequestResponseCycle`: what of it uvicorn reads and sets."""
+
+    answering: Answering
+    headers: Headers
+    body: bytearray = field(default_factory=bytearray)
+    keep_alive: bool = True
+    response_complete: bool = False
+    disconnected: bool = False
+    message_event: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class DirectProtocol(HttpToolsProtocol):
+    """uvicorn's protocol, but for small POSTs of an `Application`."""
+
+    _incoming: _Exchange | None = None
+    """What has its headers, and not yet all of its body."""
+    _hand_over_timer: asyncio.TimerHandle | None = None
+    _task: asyncio.Task[None] | None = None
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and give a body that is late a moment."""
+        super().data_received(data)
+        if self._incoming and not self._hand_over_timer:
+            self._hand_over_timer = self.loop.call_later(_PATIENCE, self._hand_over)
+
+    def on_headers_complete(self) -> None:
+        """Refuse a request, take it in, or leave it to uvicorn."""
+        exchange = self._exchange()
+        if exchange is None:
+            super().on_headers_complete()
+            return
+        refusal = exchange.answering.refusal()
+        length = exchange.headers.get("content-length", "")
+        if refusal is None and not (length.isdecimal() and int(length[:20]) <= SMALL_BODY):
+            super().on_headers_complete()
+            return
+        self.cycle = cast(RequestResponseCycle, exchange)
+        if refusal is None:
+            self._incoming = exchange
+        else:
+            self._write(exchange, 503, refusal)
+
+    def on_body(self, body: bytes) -> None:
+        """Take in a part of the body."""
+        if self._incoming:
+            self._incoming.body += body
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Begin to answer."""
+        if self._incoming:
+            self._task = self.loop.create_task(self._answer(self._taken()))
+            self._task.add_done_callback(self.tasks.discard)
+            self.tasks.add(self._task)
+        else:
+            super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Compute nothing more for it."""
+        if self._incoming:
+            self._taken()
+        if self._task:
+            self._task.cancel()
+        super().connection_lost(exc)
+
+    def _exchange(self) -> _Exchange | None:
+        """The request whose headers are complete, if what it asks for may be had here.
+
+        A POST on a connection that stays, with no other before it, for a route of the application's.
+        """
+        is_plain = (
+            self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+        answering = cast(Application, self.config.app).answering(self.url) if is_plain else None
+        return _Exchange(answering, Headers(raw=self.headers)) if answering else None
+
+    def _taken(self) -> _Exchange:
+        """What was on its way in, which it no longer is."""
+        exchange, self._incoming = self._incoming, None
+        assert exchange is not None  # noqa: S101 - its callers looked
+        if self._hand_over_timer:
+            self._hand_over_timer.cancel()
+            self._hand_over_timer = None
+        return exchange
+
+    def _hand_over(self) -> None:
+        """Have uvicorn wait for the rest of a request."""
+        exchange = self._taken()
+        self.cycle.response_complete = True
+        super().on_headers_complete()
+        self.cycle.keep_alive = exchange.keep_alive
+        super().on_body(bytes(exchange.body))
+
+    async def _answer(self, exchange: _Exchange) -> None:
+        response = await exchange.answering.answer(exchange.headers, bytes(exchange.body))
+        self._write(exchange, response.status_code, as_bytes(response))
+
+    def _write(self, exchange: _Exchange, status: int, rest: bytes) -> None:
+        """Send an answer in one piece, and do with the connection what uvicorn does after any other."""
+        common = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
+        close = b"" if exchange.keep_alive else b"connection: close\r\n"
+        self.transport.write(STATUS_LINE[status] + common + close + rest)
+        exchange.response_complete = True
+        if close:
+            self.transport.close()
+        self.on_response_complete()

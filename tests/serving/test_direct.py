@@ -1,0 +1,146 @@
+"""Small requests, which the HTTP protocol answers itself, against those that go through ASGI."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from seqwright.inference.translator import Translator
+from seqwright.serving import direct
+from seqwright.serving.negotiation import JSON, JSON_LINES, RECORDIO
+from tests.serving.conftest import running
+from tests.serving.records import framed, record
+
+PATIENCE = 30.0
+
+PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+PLAIN = {"Content-Type": JSON}
+
+
+def body_of(*texts: str) -> bytes:
+    return json.dumps({"instances": [{"data": text} for text in texts]}).encode()
+
+
+def post(body: bytes, more: str = "", *, version: str = "1.1") -> bytes:
+    """A POST of JSON as it is sent."""
+    head = f"POST /invocations HTTP/{version}\r\nHost: x\r\nContent-Type: {JSON}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n{more}\r\n".encode() + body
+
+
+@pytest.fixture(scope="module")
+def through_asgi(translator: Translator) -> Iterator[str]:
+    """The endpoint behind uvicorn's own protocol."""
+    with running(translator, http=HttpToolsProtocol) as url:
+        yield url
+
+
+def exchange(url: str, *parts: bytes, pause: float = 0.05) -> bytes:
+    """Everything that the server answers to `parts`, sent one after another, until it closes the connection."""
+
+    async def talk() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(pause)
+        answers = await asyncio.wait_for(reader.read(), PATIENCE)
+        writer.close()
+        return answers
+
+    return asyncio.run(talk())
+
+
+def statuses(answers: bytes) -> list[int]:
+    return [int(part[:3]) for part in answers.split(b"HTTP/1.1 ")[1:]]
+
+
+CLOSE = "Connection: close\r\n"
+LONG = body_of(*["w5 w6 w7"] * 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body"),
+    [
+        ("/invocations", PLAIN, body_of("w4 w5", "w6")),
+        ("/invocations", {**PLAIN, "Accept": RECORDIO}, body_of("w4 w5", "w6")),
+        ("/invocations", {"Content-Type": JSON_LINES, "Accept": f"{JSON};q=0.5, */*"}, b'{"source": "w4"}\n'),
+        ("/invocations", {"Content-Type": RECORDIO}, framed(record([4, 5]))),
+        ("/endpoints/any%20name/invocations?x=1", PLAIN, body_of("w4 " * 20)),
+        ("/invocations", PLAIN, body_of("w4", "")),
+        ("/endpoints/a/invocations", PLAIN, b"{"),
+        ("/invocations", {}, body_of("w4")),
+        ("/invocations", {**PLAIN, "Accept": "text/html"}, body_of("w4")),
+        ("/invocations", PLAIN, b""),
+        ("/nothing", PLAIN, body_of("w4")),
+    ],
+)
+def test_the_answer_is_that_of_the_asgi_application(
+    url: str, through_asgi: str, path: str, headers: dict[str, str], body: bytes
+) -> None:
+    ours, asgi = (httpx.post(f"{each}{path}", headers=headers, content=body) for each in (url, through_asgi))
+    assert ours.status_code == asgi.status_code
+    assert ours.content == asgi.content
+    assert {**ours.headers, "date": ""} == {**asgi.headers, "date": ""}
+
+
+def chunked(body: bytes) -> bytes:
+    """A POST whose length is not said."""
+    sized = post(b"", f"Transfer-Encoding: chunked\r\n{CLOSE}").replace(b"Content-Length: 0\r\n", b"")
+    return sized + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+@pytest.mark.parametrize(
+    "request_sent",
+    [
+        post(body_of("w4"), CLOSE),
+        post(LONG, CLOSE),
+        post(body_of("w4"), version="1.0"),
+        post(body_of("w4"), f"Expect: 100-continue\r\n{CLOSE}"),
+        chunked(body_of("w4")),
+    ],
+)
+def test_every_other_request_is_answered_too(url: str, request_sent: bytes) -> None:
+    assert statuses(exchange(url, request_sent))[-1] == 200
+
+
+def test_requests_sent_without_waiting_are_answered_in_order(url: str) -> None:
+    many, one = post(body_of(*["w4 w5"] * 30)), post(body_of("w4"))
+    answers = exchange(url, many + one + PING + many + post(body_of(""), CLOSE))
+    assert statuses(answers) == [200, 200, 200, 200, 400]
+    bodies = [part.partition(b"\r\n\r\n")[2] for part in answers.split(b"HTTP/1.1 ")[1:]]
+    assert [body.count(b"target") for body in bodies] == [30, 1, 0, 30, 0]
+
+
+@pytest.mark.parametrize("patience", [10.0, 0.01])
+def test_a_body_may_come_late_and_in_parts(url: str, monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
+    monkeypatch.setattr(direct, "_PATIENCE", patience)
+    request = post(body_of("w4 w5 w6"))
+    cuts = [0, 40, len(request) - 30, len(request) - 10, len(request)]
+    parts = [request[start:end] for start, end in pairwise(cuts)]
+    answers = exchange(url, *parts, post(body_of("w4"), CLOSE))
+    assert statuses(answers) == [200, 200]
+
+
+def test_a_client_may_leave_before_its_body_has_come(url: str) -> None:
+    async def leave() -> None:
+        _, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+        writer.write(post(body_of("w4"))[:-5])
+        await writer.drain()
+        writer.close()
+
+    asyncio.run(leave())
+    assert httpx.post(f"{url}/invocations", headers=PLAIN, content=body_of("w4")).status_code == 200
+
+
+def test_what_is_counted_is_counted_once(translator: Translator) -> None:
+    with running(translator) as url:
+        for body in (body_of("w4"), LONG, b"{", body_of("w4")):
+            httpx.post(f"{url}/invocations", headers=PLAIN, content=body)
+        figures = httpx.get(f"{url}/metrics").text
+    assert 'seqwright_requests_total{status="200"} 3.0' in figures
+    assert 'seqwright_requests_total{status="400"} 1.0' in figures
