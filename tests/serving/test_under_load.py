@@ -60,7 +60,7 @@ def test_a_crowd_gets_the_answers_of_a_lone_client(url: str, translator: Transla
 
 @pytest.fixture
 def narrow(translator: Translator) -> Iterator[str]:
-    """An endpoint that searches one instance at a time and lets two wait."""
+    """An endpoint that searches one instance at a time and takes on two more."""
     with running(translator, Limits(max_batch=1, backlog=1)) as url:
         yield url
 
@@ -98,7 +98,7 @@ async def full_queue(url: str) -> AsyncIterator[None]:
         since = time.monotonic()
         while not eventually(await asyncio.to_thread(queued, url) == 8, since):
             await asyncio.sleep(0)
-        for count in range(1, 4):
+        for count in range(1, 3):
             await stack.enter_async_context(asking(url, "w6"))
             since = time.monotonic()
             while not eventually(await asyncio.to_thread(queued, url) >= 8 + count - 1, since):

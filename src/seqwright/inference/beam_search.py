@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqwright.data.vocabulary import BOS, EOS, PAD
@@ -68,6 +69,7 @@ def beam_search(
     batch, device = len(source), source.device
     state = model.decoder.start(model.encode(source, lengths))
     numbers = torch.arange(batch, device=device)
+    infinity = torch.tensor(torch.inf, device=device)
     active = numbers
     open_costs = torch.zeros(batch, 1, device=device)
     ended_scores = torch.full((batch, 1), torch.inf, device=device)
@@ -79,10 +81,11 @@ def beam_search(
         hidden, weights, state = model.decoder.step(tokens.flatten(), state)
         length, width = prefixes.shape[1], tokens.shape[1]
         costs, parents, tokens = _extend(open_costs, ended_scores, hidden, model.logits, beam_size)
-        scores = torch.where(tokens == EOS, costs / max(length, 1), costs)
-        finished = (tokens == EOS) | (tokens == PAD)
-        open_costs = scores.masked_fill(finished, torch.inf)
-        ended_scores = scores.masked_fill(~finished, torch.inf)
+        ends = tokens == EOS
+        finished = ends | (tokens == PAD)
+        scores = torch.where(ends, costs / max(length, 1), costs)
+        open_costs = torch.where(finished, infinity, scores)
+        ended_scores = torch.where(finished, scores, infinity)
 
         rows = torch.add(parents, numbers[: len(active)].unsqueeze(1), alpha=width).flatten()
         prefixes = torch.cat([prefixes.index_select(0, rows), tokens.view(-1, 1)], dim=1)
@@ -106,10 +109,11 @@ def beam_search(
             hypotheses = _rank(by_sentence[place], scores[place], finished[place], seen)
             found(sentences[place], hypotheses[:nbest])
         keep = (~done).nonzero().squeeze(1)
-        state = select_sentences(state, keep, rows.view(tokens.shape)[keep].flatten())
-        prefixes, looked = by_sentence[keep].flatten(0, 1), looked_by_sentence[keep].flatten(0, 1)
-        active, tokens, open_costs, ended_scores = active[keep], tokens[keep], open_costs[keep], ended_scores[keep]
-        max_lengths = max_lengths[keep]
+        state = select_sentences(state, keep, rows.view(tokens.shape).index_select(0, keep).flatten())
+        prefixes, looked = (each.index_select(0, keep).flatten(0, 1) for each in (by_sentence, looked_by_sentence))
+        active, tokens, open_costs, ended_scores, max_lengths = (
+            each.index_select(0, keep) for each in (active, tokens, open_costs, ended_scores, max_lengths)
+        )
 
 
 def _extend(
@@ -132,16 +136,17 @@ def _extend(
         The new costs, the parents' numbers within the beam, and the tokens, all `[B, K]`, cheapest first.
     """
     sentences, width = open_costs.shape
+    banned = torch.tensor([BOS, PAD], device=hidden.device)
     costs_so_far = open_costs.flatten()
-    rows = costs_so_far.isfinite().nonzero().squeeze(1)
+    rows = (costs_so_far < torch.inf).nonzero().squeeze(1)
     log_probabilities = torch.log_softmax(logits(hidden.index_select(0, rows)).float(), dim=1)
-    log_probabilities[:, BOS] = log_probabilities[:, PAD] = -torch.inf
+    log_probabilities.index_fill_(1, banned, -torch.inf)
     gains, words = _largest(log_probabilities, beam_size)
     count = words.shape[1]
     extended = open_costs.new_full((sentences * width, count), torch.inf)
     extended.index_copy_(0, rows, costs_so_far.index_select(0, rows).unsqueeze(1) - gains)
     tokens = words.new_full((sentences * width, count + 1), PAD)
-    tokens[rows, :count] = words
+    tokens.index_copy_(0, rows, F.pad(words, (0, 1), value=PAD))
     candidates = torch.cat([extended, ended_scores.view(-1, 1)], dim=1).view(sentences, -1)
     best, chosen = candidates.topk(min(beam_size, candidates.shape[1]), dim=1, largest=False)
     return best, chosen // (count + 1), tokens.view(sentences, -1).gather(1, chosen)
@@ -181,7 +186,7 @@ def _is_settled(open_costs: Tensor, ended_scores: Tensor, max_lengths: Tensor, n
     """
     if nbest > ended_scores.shape[1]:
         return open_costs.amin(1).isinf()
-    worst_wanted = ended_scores.topk(nbest, dim=1, largest=False).values.amax(1)
+    worst_wanted = ended_scores.amin(1) if nbest == 1 else ended_scores.topk(nbest, dim=1, largest=False).values.amax(1)
     return open_costs.amin(1) / (max_lengths - 1).clamp(min=1) >= worst_wanted
 
 

@@ -37,7 +37,7 @@ class Ticket:
 
     Args:
         size: its instances.
-        on_give_up: told that nobody wants the answer any more.
+        on_give_up: told of this ticket when nobody wants the answer any more.
 
     Attributes:
         translations: done when all instances are: one translation for each, in order. Its exception is whatever broke
@@ -45,7 +45,7 @@ class Ticket:
         given_up: whether nobody wants the answer any more; set by `give_up`.
     """
 
-    def __init__(self, size: int, on_give_up: Callable[[], None]) -> None:
+    def __init__(self, size: int, on_give_up: Callable[["Ticket"], None]) -> None:
         self.translations: asyncio.Future[list[Translation]] = asyncio.get_running_loop().create_future()
         self.given_up = False
         self._on_give_up = on_give_up
@@ -56,7 +56,7 @@ class Ticket:
         """Compute no more for this request: leave the queue now, and a running search after its next step."""
         if not self.given_up and self._missing:
             self.given_up = True
-            self._on_give_up()
+            self._on_give_up(self)
 
     def put(self, number: int, translation: Translation) -> None:
         """Take in the translation of an instance."""
@@ -118,6 +118,7 @@ class Batcher:
         self._metrics = metrics
         self._beam_size = searchers[0].settings.beam_size
         self._ring: deque[_Job] = deque()
+        self._unanswered: set[Ticket] = set()
         self._arrived = asyncio.Event()
         self._gathering = 0
         self._closing = False
@@ -142,8 +143,8 @@ class Batcher:
 
     @property
     def full(self) -> bool:
-        """Whether so many requests wait that none of a single instance will be accepted; costs nothing to ask."""
-        return len(self._ring) > self._room(1)
+        """Whether so many requests are unanswered that none of a single instance is accepted; costs nothing to ask."""
+        return len(self._unanswered) > self._room(1)
 
     def submit(self, instances: Sequence[Instance]) -> Ticket:
         """Accept a request, or refuse it at once where it would wait too long; see `Limits.backlog`.
@@ -152,7 +153,9 @@ class Batcher:
             RequestError: 503 where the queue is full, or the endpoint is shutting down.
         """
         self._check_room(len(instances))
-        ticket = Ticket(len(instances), self._tell)
+        ticket = Ticket(len(instances), self._give_up)
+        self._unanswered.add(ticket)
+        ticket.translations.add_done_callback(lambda _: self._unanswered.discard(ticket))
         jobs: dict[SearchKey, _Job] = {}
         by_length = sorted(enumerate(instances), key=lambda pair: -len(pair[1].ids))
         for number, instance in by_length:
@@ -182,18 +185,22 @@ class Batcher:
             raise unavailable("shutting_down", "the endpoint is shutting down: try another or try again")
         self._drop_given_up()
         share = math.ceil(size / self._limits.turn) * self._limits.turn
-        ahead = sum(min(len(job.items), share) for job in self._ring)
+        ahead = len(self._unanswered) + sum(min(len(job.items), share) - 1 for job in self._ring)
         if ahead > self._room(size):
             raise queue_full()
 
     def _room(self, size: int) -> float:
-        """Waiting instances that may come before a request of so many."""
+        """What may come before a request of so many instances; see `Limits.backlog`."""
         return max(self._limits.backlog * self._limits.max_batch, 2 * size)
 
     def _wake(self) -> None:
         """Set the searcher to work that was last at work, for it is warm."""
         if self._idle:
             self._idle.pop().set_result(None)
+
+    def _give_up(self, ticket: Ticket) -> None:
+        self._unanswered.discard(ticket)
+        self._tell()
 
     def _drop_given_up(self) -> None:
         if any(job.ticket.given_up for job in self._ring):

@@ -10,6 +10,7 @@ on its connection, or for another route.
 
 import asyncio
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Protocol, cast
 
 from starlette.datastructures import Headers
@@ -45,6 +46,10 @@ def as_bytes(response: Response) -> bytes:
     return b"".join(b"%b: %b\r\n" % header for header in response.raw_headers) + b"\r\n" + bytes(response.body)
 
 
+_UNHEARD = asyncio.Event()
+"""What uvicorn sets when a body arrives or a connection is lost; nobody waits for it here."""
+
+
 @dataclass(eq=False)
 class _Exchange:
     """A request and its answer, in the place of uvicorn's `RequestResponseCycle`: what of it uvicorn reads and sets."""
@@ -55,7 +60,13 @@ class _Exchange:
     keep_alive: bool = True
     response_complete: bool = False
     disconnected: bool = False
-    message_event: asyncio.Event = field(default_factory=asyncio.Event)
+    message_event: asyncio.Event = _UNHEARD
+
+
+_REFUSED = cast(
+    RequestResponseCycle, SimpleNamespace(response_complete=True, disconnected=False, message_event=_UNHEARD)
+)
+"""A request that was answered: uvicorn passes over the body that is still to come."""
 
 
 class DirectProtocol(HttpToolsProtocol):
@@ -74,20 +85,18 @@ class DirectProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse a request, take it in, or leave it to uvicorn."""
-        exchange = self._exchange()
-        if exchange is None:
-            super().on_headers_complete()
+        answering = cast(Application, self.config.app).answering(self.url) if self._is_plain() else None
+        if answering and (refusal := answering.refusal()):
+            self.cycle = _REFUSED
+            self._write(503, refusal)
             return
-        refusal = exchange.answering.refusal()
-        length = exchange.headers.get("content-length", "")
-        if refusal is None and not (length.isdecimal() and int(length[:20]) <= SMALL_BODY):
-            super().on_headers_complete()
-            return
-        self.cycle = cast(RequestResponseCycle, exchange)
-        if refusal is None:
-            self._incoming = exchange
+        headers = Headers(raw=self.headers)
+        length = headers.get("content-length", "")
+        if answering and length.isdecimal() and int(length[:20]) <= SMALL_BODY:
+            self._incoming = _Exchange(answering, headers)
+            self.cycle = cast(RequestResponseCycle, self._incoming)
         else:
-            self._write(exchange, 503, refusal)
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take in a part of the body."""
@@ -113,12 +122,9 @@ class DirectProtocol(HttpToolsProtocol):
             self._task.cancel()
         super().connection_lost(exc)
 
-    def _exchange(self) -> _Exchange | None:
-        """The request whose headers are complete, if what it asks for may be had here.
-
-        A POST on a connection that stays, with no other before it, for a route of the application's.
-        """
-        is_plain = (
+    def _is_plain(self) -> bool:
+        """Whether the headers are those of a POST on a connection that stays, with no other before it."""
+        return (
             self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
@@ -127,8 +133,6 @@ class DirectProtocol(HttpToolsProtocol):
             and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
         )
-        answering = cast(Application, self.config.app).answering(self.url) if is_plain else None
-        return _Exchange(answering, Headers(raw=self.headers)) if answering else None
 
     def _taken(self) -> _Exchange:
         """What was on its way in, which it no longer is."""
@@ -148,15 +152,18 @@ class DirectProtocol(HttpToolsProtocol):
         super().on_body(bytes(exchange.body))
 
     async def _answer(self, exchange: _Exchange) -> None:
-        response = await exchange.answering.answer(exchange.headers, bytes(exchange.body))
-        self._write(exchange, response.status_code, as_bytes(response))
+        if refusal := exchange.answering.refusal():  # for others that came with it and before it
+            status, rest = 503, refusal
+        else:
+            response = await exchange.answering.answer(exchange.headers, bytes(exchange.body))
+            status, rest = response.status_code, as_bytes(response)
+        exchange.response_complete = True
+        self._write(status, rest, exchange.keep_alive)
 
-    def _write(self, exchange: _Exchange, status: int, rest: bytes) -> None:
+    def _write(self, status: int, rest: bytes, keep_alive: bool = True) -> None:
         """Send an answer in one piece, and do with the connection what uvicorn does after any other."""
         common = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
-        close = b"" if exchange.keep_alive else b"connection: close\r\n"
-        self.transport.write(STATUS_LINE[status] + common + close + rest)
-        exchange.response_complete = True
-        if close:
+        self.transport.write(STATUS_LINE[status] + common + (b"" if keep_alive else b"connection: close\r\n") + rest)
+        if not keep_alive:
             self.transport.close()
         self.on_response_complete()

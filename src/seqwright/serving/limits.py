@@ -16,9 +16,10 @@ class Limits:
         max_batch: instances searched together at the model's own beam; fewer with a wider beam.
         max_batch_tokens: source positions searched together, padding counted.
         max_wait: seconds that a batch waits for requests that are likely to come, and no longer than until they have.
-        backlog: when a request is refused: when fair turns put more waiting instances before it than `backlog` times
-            a full batch, and more than twice its own. So even at its limit the endpoint answers what it accepts in a
-            few times the time that it takes when idle.
+        backlog: when a request is refused: when more than `backlog` times a full batch comes before it, and more than
+            twice its own instances. Each request without its answer counts for what fair turns put before the new one,
+            at least for one. So even at its limit the endpoint answers what it accepts in a few times the time that it
+            takes when idle.
         deadline: seconds in which a request is answered or given up, a little less than the 60 that clients wait.
         max_buffered_bytes: bytes of all bodies held at once, those of up to 8 KB left out.
 
@@ -29,7 +30,7 @@ class Limits:
     max_batch: int = 64
     max_batch_tokens: int = 8192
     max_wait: float = 0.005
-    backlog: float = 0.5
+    backlog: float = 0.75
     deadline: float = 55.0
     max_buffered_bytes: int = 16 * MAX_BODY_BYTES
 

@@ -1,6 +1,7 @@
 """What the endpoint counts, for Prometheus."""
 
 from collections.abc import Callable
+from functools import cache
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -18,6 +19,7 @@ class Metrics:
         self._requests = Counter(
             "seqwright_requests", "Requests for translations, by HTTP status.", ["status"], registry=self._registry
         )
+        self._answered = cache(lambda status: self._requests.labels(str(status)))
         self._seconds = Histogram(
             "seqwright_request_seconds",
             "Time from a request's arrival to its answer, successes only.",
@@ -42,7 +44,7 @@ class Metrics:
 
     def answered(self, status: int) -> None:
         """Count an answer."""
-        self._requests.labels(str(status)).inc()
+        self._answered(status).inc()
 
     def translated(self, *, instances: int, source_tokens: int, target_tokens: int, seconds: float) -> None:
         """Count a request whose translations are done."""
