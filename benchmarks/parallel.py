@@ -1,10 +1,10 @@
 """Two training processes with one thread each, against one process with two.
 
-    python benchmarks/parallel.py --data DIR [--repeats 5] [--updates 60]
+    python benchmarks/parallel.py --data DIR [--repeats 5] [--updates 50] [--batch-sizes 64 128 …]
 
 `--data` is a folder that `seqwright prepare` made. The job is that of `speed.py`: an LSTM of 512 units and embeddings
-of 512, 64 pairs an update, fp32. Both run in turn; the rate is that of the updates after the first ten. Prints a table,
-and one JSON object on the last line.
+of 512, 64 pairs an update unless told otherwise, fp32. Both run in turn; the rate is that of the updates after the
+first ten; there are as many fewer updates as each has more pairs. Prints a table, and one JSON object on the last line.
 """
 
 import argparse
@@ -26,13 +26,14 @@ SETTINGS: dict[str, object] = {
     "rnn_num_hidden": 512,
     "num_embed_source": 512,
     "num_embed_target": 512,
-    "batch_size": 64,
     "max_seq_len_source": 60,
     "max_seq_len_target": 60,
     "checkpoint_frequency_num_batches": 1_000_000,
 }
 WARM = 10
 """Updates that do not count."""
+USUAL = 64
+"""Pairs an update where nothing else is said, and that `--updates` is for."""
 
 
 class Clock(Monitor):
@@ -52,14 +53,14 @@ class Clock(Monitor):
         return sum(int(pairs) for _, pairs in marks[1:]) / (float(marks[-1][0]) - float(marks[0][0]))
 
 
-def rate(data: Path, processes: int, updates: int) -> float:
+def rate(data: Path, processes: int, updates: int, batch_size: int) -> float:
     """Pairs a second of a training run."""
     with tempfile.TemporaryDirectory(prefix="seqwright-parallel-") as folder:
         clock = Clock(Path(folder) / "clock")
         train(
             Channels.under(data),
             Path(folder) / "model",
-            {**SETTINGS, "max_num_batches": updates},
+            {**SETTINGS, "batch_size": batch_size, "max_num_batches": WARM + updates * USUAL // batch_size},
             cache=data / "cache",
             precision="fp32",
             processes=processes,
@@ -73,17 +74,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=60)
+    parser.add_argument("--updates", type=int, default=50)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[USUAL])
     options = parser.parse_args()
-    rates: dict[int, list[float]] = {1: [], 2: []}
+    rates: dict[int, list[tuple[float, float]]] = {size: [] for size in options.batch_sizes}
     for _ in range(options.repeats):
-        for processes, found in rates.items():
-            found.append(rate(options.data, processes, options.updates))
-    one, two = (statistics.median(found) for found in rates.values())
-    ratio = statistics.median(two / one for one, two in zip(rates[1], rates[2], strict=True))
-    table = Table("median", "pairs/s", "ratio of a turn", "target", box=None)
-    table.add_row("one process, two threads", f"{one:.1f}", "", "")
-    table.add_row("two processes, one thread each", f"{two:.1f}", f"{ratio:.2f}", "≥ 0.90")
+        for size, found in rates.items():
+            one, two = (rate(options.data, processes, options.updates, size) for processes in (1, 2))
+            found.append((one, two))
+    table = Table("pairs an update", "one process", "two", "ratio of a turn", "from", "to", "target", box=None)
+    for size, found in rates.items():
+        one, two = (statistics.median(each) for each in zip(*found, strict=True))
+        ratios = sorted(two / one for one, two in found)
+        figures = (one, two, statistics.median(ratios), ratios[0], ratios[-1])
+        table.add_row(
+            str(size), *(f"{each:.{digits}f}" for each, digits in zip(figures, (1, 1, 2, 2, 2), strict=True)), "≥ 0.90"
+        )
     Console(stderr=True).print(table)
     print(json.dumps({"cpus": os.cpu_count(), "torch": torch.__version__, "rates": rates}))
 

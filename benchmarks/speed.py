@@ -37,13 +37,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from seqwright.artifacts import load_model
+from seqwright.data.batches import Batch
 from seqwright.data.corpus import load_channel, load_vocabularies
 from seqwright.data.prepare import prepare
 from seqwright.devices import computes_in_bf16
 from seqwright.importers.sockeye import import_sockeye
 from seqwright.inference.translator import Translator
+from seqwright.models.seq2seq import Seq2Seq
 from seqwright.training.job import Channels, train
 from seqwright.training.progress import Monitor, Progress, Update
 
@@ -194,7 +197,9 @@ def child_train(kind: str) -> Callable[[argparse.Namespace], dict[str, float]]:
 
     def run(options: argparse.Namespace) -> dict[str, float]:
         import_module("torch._dynamo")  # any optimizer does; it is the library's memory, not training's
-        clock, before = Clock(), resident()
+        clock, longest = Clock(), Longest()
+        register_module_forward_pre_hook(longest)
+        before = resident()
         settings = {**COMMON, **SETTINGS[kind], "max_num_batches": options.updates}
         with tempfile.TemporaryDirectory() as scratch:
             output = Path(scratch) / "model"
@@ -204,14 +209,42 @@ def child_train(kind: str) -> Callable[[argparse.Namespace], dict[str, float]]:
                 monitors=[clock],
             )  # fmt: skip
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-            parameters = sum(p.numel() for p in load_model(output).model.parameters())
+            model = load_model(output).model.train()
+        state = sum(p.numel() for p in model.parameters()) * STATE_BYTES
         return {
             "pairs_per_second": clock.pairs / clock.seconds if clock.pairs else 0.0,
-            "memory_ratio": peak / (parameters * STATE_BYTES),
+            "memory_over_state": peak / state,
+            "memory_ratio": peak / (state + kept(model, longest.batch)),
             "first_update": clock.first,
         }
 
     return run
+
+
+class Longest:
+    """Keeps the batch with the most places, padding counted, that any module is called with."""
+
+    def __init__(self) -> None:
+        self.batch: Batch | None = None
+
+    def __call__(self, _: object, inputs: tuple[object, ...]) -> None:
+        """Look at a module's inputs."""
+        if inputs and isinstance(batch := inputs[0], Batch) and places(batch) > places(self.batch):
+            self.batch = batch
+
+
+def places(batch: Batch | None) -> int:
+    """Source and target places of a batch."""
+    return batch.source.numel() + batch.target_in.numel() if batch else 0
+
+
+def kept(model: Seq2Seq, batch: Batch | None) -> int:
+    """Bytes that a batch takes besides the model: what encoder and decoder keep of it for the backward pass."""
+    assert batch is not None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as watched:
+        hidden = model(batch.source, batch.source_lengths, batch.target_in)
+    assert hidden.grad_fn is not None
+    return sum(event.self_cpu_memory_usage for event in watched.key_averages())
 
 
 def resident() -> int:
@@ -247,10 +280,12 @@ CHILDREN: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
 def run_train(bench: Bench) -> None:
     """Training the recurrent model."""
     row = bench.row("train, LSTM 512", "pairs/s")
-    memory = bench.row("peak memory over parameters, gradients and Adam's state", "times")
+    over_state = bench.row("peak memory over parameters, gradients and Adam's state", "times")
+    memory = bench.row("… and what the longest batch keeps for its backward pass", "times")
     for _ in range(bench.options.repeats):
         ours = bench.child("train")
         row.add("seqwright", ours["pairs_per_second"])
+        over_state.add("seqwright", ours["memory_over_state"])
         memory.add("seqwright", ours["memory_ratio"])
         updates = str(bench.options.updates)
         log = bench.peer(
