@@ -22,7 +22,7 @@ def serve_command(
     max_batch: Annotated[int, typer.Option(min=1, help="Instances searched together.")] = 64,
     max_batch_tokens: Annotated[int, typer.Option(min=1, help="Source tokens searched together.")] = 8192,
     max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a batch waits for more requests.")] = 5.0,
-    backlog: Annotated[float, typer.Option(help="Batches that may be unanswered before requests are refused.")] = 0.75,
+    backlog: Annotated[float, typer.Option(help="Batches that may be unanswered before requests are refused.")] = 0.625,
     deadline: Annotated[float, typer.Option(help="Seconds in which a request is answered or given up.")] = 55.0,
 ) -> None:
     """Serve a model over HTTP, in the formats of the original's endpoint."""

@@ -27,9 +27,10 @@ class Metrics:
             registry=self._registry,
         )
         self._instances = Counter("seqwright_instances", "Instances translated.", registry=self._registry)
-        self._tokens = Counter(
+        tokens = Counter(
             "seqwright_tokens", "Tokens of translated instances, by side.", ["side"], registry=self._registry
         )
+        self._source_tokens, self._target_tokens = tokens.labels("source"), tokens.labels("target")
         self._batch_sizes = Histogram(
             "seqwright_batch_size", "Instances searched together.", buckets=_INSTANCES, registry=self._registry
         )
@@ -49,8 +50,8 @@ class Metrics:
     def translated(self, *, instances: int, source_tokens: int, target_tokens: int, seconds: float) -> None:
         """Count a request whose translations are done."""
         self._instances.inc(instances)
-        self._tokens.labels("source").inc(source_tokens)
-        self._tokens.labels("target").inc(target_tokens)
+        self._source_tokens.inc(source_tokens)
+        self._target_tokens.inc(target_tokens)
         self._seconds.observe(seconds)
 
     def searched(self, *, items: int, seconds: float) -> None:
