@@ -37,6 +37,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -53,6 +54,8 @@ from rich.table import Table
 from seqwright.inference.translator import Translator
 
 OK = 200
+LEFT = 499
+"""What the server counts where a client went away, as wrk's do at the end of its time."""
 LOST = 0
 """In place of a status where the connection was closed instead of an answer."""
 FULL_BATCH = 64
@@ -334,6 +337,14 @@ def serving(model: Path, options: Sequence[str]) -> Iterator[tuple[int, int]]:
             process.terminate()
 
 
+def statuses(port: int) -> set[int]:
+    """The statuses of all answers since the start, as the server counts them."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        return {
+            int(status) for status in re.findall(r'seqwright_requests_total{status="(\d+)"}', answer.read().decode())
+        }
+
+
 def memory(pid: int) -> float:
     """Resident memory of a process and of those it started, in MB."""
     status = Path(f"/proc/{pid}/status").read_text()
@@ -392,6 +403,7 @@ def measure(
         before = memory(pid)
         crowd_rate = statistics.median(crowd.rate for _, crowd, _, _ in turns)
         hard = overload_of(port, singles, OVERLOAD * crowd_rate, seconds)
+        assert statuses(port) <= {OK, 503, LEFT}, statuses(port)
         after = memory(pid)
     return Figures(
         offline_rate=statistics.median(rate for rate, _, _, _ in turns),

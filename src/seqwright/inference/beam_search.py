@@ -82,7 +82,7 @@ def beam_search(
     ended_scores = np.full_like(open_costs, np.inf)
     tokens: Integers = np.full(open_costs.shape, BOS)
     prefixes: Integers = np.empty((*tokens.shape, 0), dtype=tokens.dtype)
-    looked = torch.empty(len(source), 0, source.shape[1], device=device)
+    looked = torch.empty(*tokens.shape, 0, source.shape[1], device=device)
 
     while len(active):
         hidden, weights, state = model.decoder.step(_tensor(tokens, device), state)
@@ -97,7 +97,8 @@ def beam_search(
         prefixes = np.concatenate([prefixes[places, parents], tokens[:, :, None]], axis=2)
         rows = places * width + parents
         if attention:
-            looked = torch.cat([looked, weights.unsqueeze(1)], dim=1).index_select(0, _tensor(rows, device))
+            looked = torch.cat([looked.flatten(0, 1), weights.unsqueeze(1)], dim=1)
+            looked = looked.index_select(0, _tensor(rows, device)).view(*tokens.shape, length + 1, -1)
 
         done = _is_settled(open_costs, ended_scores, limits, nbest) | (limits <= length + 1)
         unwanted = set(abandoned()) if abandoned is not None else set[int]()
@@ -109,12 +110,12 @@ def beam_search(
         for place in np.flatnonzero(done).tolist():
             number = int(active[place])
             if number not in unwanted:
-                seen = looked.view(*tokens.shape, *looked.shape[1:])[place] if attention else None
+                seen = looked[place] if attention else None
                 found(number, _rank(prefixes[place], scores[place], finished[place], seen)[:nbest])
         keep = np.flatnonzero(~done)
         state = select_sentences(state, _tensor(keep, device), _tensor(rows[keep], device))
         if attention:
-            looked = looked.view(*tokens.shape, *looked.shape[1:])[_tensor(keep, device)].flatten(0, 1)
+            looked = looked.index_select(0, _tensor(keep, device))
         prefixes, tokens, active, limits = prefixes[keep], tokens[keep], active[keep], limits[keep]
         open_costs, ended_scores = open_costs[keep], ended_scores[keep]
 
