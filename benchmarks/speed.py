@@ -1,6 +1,7 @@
 """How fast training, translation and data preparation are, beside the peers that are installed.
 
     python benchmarks/speed.py --data DIR [--peers DIR] [--repeats 5] [--jobs train translate …] [--precision auto]
+                               [--model DIR]
 
 `--data` holds Multi30k English-German in BPE: `train.bpe.en.gz`, `train.bpe.de.gz`, and the same for `val` and
 `test_2016_flickr`. `--peers` holds a virtual environment for each peer to compare with, `sockeye` (1.18) and
@@ -12,10 +13,17 @@ Translation is of one model, with beam 5: one that Sockeye trained (`--sockeye-m
 The job is an LSTM of 512 units, embeddings of 512, one layer each side, mlp attention and input feeding (fairseq: its
 own dot attention), Adam, 64 pairs an update; `train-cnn` takes three convolutions of 512 channels each side. Ours and
 each peer's run in turn, `--repeats` times, and the medians are compared. A peer's rate is what its own log says after
-its first line. Prints a table, and one JSON object on the last line.
+its first line.
+
+The job `quality` says what speed costs: validation perplexity after 300 updates in bf16 and in fp32, another seed each
+time; and BLEU on the test set of the fast search, in both, and of the plain search, with the model of those updates or
+a better one (`--model`). Where the processor has no bf16 instructions, what they compute is computed in fp32.
+
+Prints a table, and one JSON object on the last line.
 """
 
 import argparse
+import contextlib
 import gzip
 import json
 import logging
@@ -38,14 +46,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from seqwright.artifacts import load_model
 from seqwright.data.batches import Batch
 from seqwright.data.corpus import load_channel, load_vocabularies
 from seqwright.data.prepare import prepare
-from seqwright.devices import computes_in_bf16
+from seqwright.devices import Precision, choose_precision, computes_in_bf16
 from seqwright.importers.sockeye import import_sockeye
 from seqwright.inference.translator import Translator
+from seqwright.metrics import bleu
 from seqwright.models.seq2seq import Seq2Seq
 from seqwright.training.job import Channels, train
 from seqwright.training.progress import Monitor, Progress, Update
@@ -74,7 +85,12 @@ WARM_UP = 10
 BEAM = 5
 LONE = 100
 """Sentences translated one at a time."""
+QUALITY_UPDATES = 300
+"""Updates after which perplexities are compared."""
 GIGA = 1e9
+PAIR_FLOPS = 0.87 * GIGA
+"""Of the recurrent job, forward and backward."""
+CPU = torch.device("cpu")
 STATE_BYTES = 16
 """Of a parameter in fp32 with its gradient and Adam's two moments."""
 
@@ -96,7 +112,7 @@ class Row:
     def add(self, who: str, value: float) -> None:
         """Note a value."""
         self.runs.setdefault(who, []).append(value)
-        print(f"{self.name}: {who} {value:,.1f} {self.unit}", file=sys.stderr, flush=True)
+        print(f"{self.name}: {who} {value:,.2f} {self.unit}", file=sys.stderr, flush=True)
 
 
 class Clock(Monitor):
@@ -128,6 +144,8 @@ def main() -> None:
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     parser.add_argument("--updates", type=int, default=60, help="updates of a training run")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--model", type=Path, help="a model of seqwright's, for the BLEU of the job quality")
+    parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -171,10 +189,12 @@ class Bench:
         self.rows.append(Row(name, unit))
         return self.rows[-1]
 
-    def child(self, job: str, data: Path | None = None, updates: int | None = None) -> dict[str, float]:
+    def child(self, job: str, data: Path | None = None, updates: int | None = None, seed: int = 1) -> dict[str, float]:
         """Run a job of ours in a process of its own."""
-        command = [sys.executable, __file__, "--data", str(data or self.data), "--child", job]
+        command = [sys.executable, __file__, "--data", str(data or self.data), "--child", job, "--seed", str(seed)]
         command += ["--updates", str(updates or self.options.updates), "--precision", self.options.precision]
+        if self.options.model:
+            command += ["--model", str(self.options.model.resolve())]
         found: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         return found
 
@@ -208,13 +228,16 @@ def child_train(kind: str) -> Callable[[argparse.Namespace], dict[str, float]]:
                 Channels.under(options.data), output, settings, cache=cache, precision=options.precision,
                 monitors=[clock],
             )  # fmt: skip
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
             model = load_model(output).model.train()
         state = sum(p.numel() for p in model.parameters()) * STATE_BYTES
+        rate = clock.pairs / clock.seconds if clock.pairs else 0.0
+        bf16 = choose_precision(options.precision, CPU) == "bf16"
         return {
-            "pairs_per_second": clock.pairs / clock.seconds if clock.pairs else 0.0,
-            "memory_over_state": peak / state,
-            "memory_ratio": peak / (state + kept(model, longest.batch)),
+            "pairs_per_second": rate,
+            "peak_share": 100 * rate * PAIR_FLOPS / GIGA / peak_rate(torch.bfloat16 if bf16 else torch.float32),
+            "memory_over_state": most / state,
+            "memory_ratio": most / (state + kept(model, longest.batch)),
             "first_update": clock.first,
         }
 
@@ -268,9 +291,71 @@ def child_translate(options: argparse.Namespace) -> dict[str, float]:
     return {"sentences_per_second": rate, "lone_p50": statistics.median(alone)}
 
 
+def child_quality(options: argparse.Namespace) -> dict[str, float]:
+    """Perplexities after as many updates in fp32 and in bf16, and BLEU of the plain and of the fast search."""
+    settings = {**COMMON, **SETTINGS["train"], "max_num_batches": options.updates}
+    precisions: tuple[Precision, ...] = ("fp32", "bf16")
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        for precision in precisions:
+            with computing(precision):
+                train(
+                    Channels.under(options.data), scratch / precision, settings, cache=options.data / "cache",
+                    precision=precision, seed=options.seed,
+                )  # fmt: skip
+            metrics = json.loads((scratch / precision / "metrics.json").read_text())
+            found[f"perplexity, {precision}"] = float(metrics["perplexity"])
+        trained = load_model(options.model or scratch / "fp32")
+    sources, references = (
+        (options.data / side).read_text(encoding="utf-8").splitlines() for side in ("test", "reference")
+    )
+    for name, precision in (("plain", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")):
+        translator = Translator(trained, CPU, precision)
+        if name == "plain":
+            translator._model = trained.model.eval()  # what search was written for; nobody else should want it
+        with computing(precision):
+            translations = translator.translate(sources, beam_size=BEAM)
+        score = bleu([each.tokens for each in translations], [each.split() for each in references])
+        found[f"BLEU, {name}"] = score.value
+    return found
+
+
+def computing(precision: Precision) -> contextlib.AbstractContextManager[object]:
+    """A context in which bf16 can be computed in without waiting for days."""
+    if precision == "fp32" or computes_in_bf16(CPU):
+        return contextlib.nullcontext()
+    return RoundedProducts()  # type: ignore[no-untyped-call]
+
+
+class RoundedProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Computes bf16 matrix products as bf16 instructions do: exact products, summed in fp32, and the sum rounded."""
+
+    NAMES = ("linear", "matmul", "mm", "addmm", "addmm_", "bmm", "baddbmm", "mv", "addmv", "dot")
+
+    def __torch_dispatch__(  # type: ignore[no-untyped-def]
+        self,
+        func,  # noqa: ANN001 - PyTorch's signature
+        types,  # noqa: ANN001
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """Widen the factors, multiply, and round."""
+        named, name = dict(kwargs or {}), func.overloadpacket.__name__
+        is_narrow = any(isinstance(each, torch.Tensor) and each.dtype == torch.bfloat16 for each in args)
+        if name not in self.NAMES or not is_narrow:
+            return func(*args, **named)
+        target = args[0] if name.endswith("_") else named.pop("out", None)
+        product = getattr(torch.ops.aten, name.removesuffix("_"))
+        widened = tree_map_only(torch.Tensor, torch.Tensor.float, args)
+        rounded = product(*widened, **named).to(torch.bfloat16)
+        return target.copy_(rounded) if isinstance(target, torch.Tensor) else rounded
+
+
 CHILDREN: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
     **{kind: child_train(kind) for kind in SETTINGS},
     "translate": child_translate,
+    "quality": child_quality,
 }
 
 
@@ -280,11 +365,13 @@ CHILDREN: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
 def run_train(bench: Bench) -> None:
     """Training the recurrent model."""
     row = bench.row("train, LSTM 512", "pairs/s")
+    share = bench.row("… of the peak of matrix products", "%")
     over_state = bench.row("peak memory over parameters, gradients and Adam's state", "times")
     memory = bench.row("… and what the longest batch keeps for its backward pass", "times")
     for _ in range(bench.options.repeats):
         ours = bench.child("train")
         row.add("seqwright", ours["pairs_per_second"])
+        share.add("seqwright", ours["peak_share"])
         over_state.add("seqwright", ours["memory_over_state"])
         memory.add("seqwright", ours["memory_ratio"])
         updates = str(bench.options.updates)
@@ -417,18 +504,41 @@ def run_prepare(bench: Bench) -> None:
         shutil.rmtree(output)
 
 
+def run_quality(bench: Bench) -> None:
+    """What bf16 and the fast search cost in perplexity and BLEU."""
+    shutil.copy(bench.text("test_2016_flickr", "en"), bench.data / "test")
+    shutil.copy(bench.text("test_2016_flickr", "de"), bench.data / "reference")
+    worse = bench.row(f"validation perplexity after {QUALITY_UPDATES} updates, bf16 over fp32", "% more")
+    plain = bench.row("BLEU of the plain search in fp32", "BLEU")
+    changes = {
+        precision: bench.row(f"… and of the fast search in {precision}", "more") for precision in ("fp32", "bf16")
+    }
+    for number in range(bench.options.repeats):
+        found = bench.child("quality", updates=QUALITY_UPDATES, seed=number + 1)
+        worse.add("seqwright", 100 * (found["perplexity, bf16"] / found["perplexity, fp32"] - 1))
+        plain.add("seqwright", found["BLEU, plain"])
+        for precision, row in changes.items():
+            row.add("seqwright", found[f"BLEU, {precision}"] - found["BLEU, plain"])
+
+
+def peak_rate(dtype: torch.dtype) -> float:
+    """GFLOP/s of a large matrix product, the machine's limit."""
+    a, b = torch.randn(1024, 1024).to(dtype), torch.randn(1024, 1024).to(dtype)
+    a @ b
+    started = time.perf_counter()
+    for _ in range(5):
+        a @ b
+    return 5 * 2 * 1024**3 / (time.perf_counter() - started) / GIGA
+
+
 def run_products(bench: Bench) -> None:
-    """The machine's limit: a large matrix product, in fp32 and bf16."""
+    """The machine's limit, in fp32 and bf16."""
     for dtype in (torch.float32, torch.bfloat16):
-        if dtype == torch.bfloat16 and not computes_in_bf16(torch.device("cpu")):
+        if dtype == torch.bfloat16 and not computes_in_bf16(CPU):
             continue  # a hundred times slower: no limit of anything
         row = bench.row(f"matrix product 1024³, {str(dtype).removeprefix('torch.')}", "GFLOP/s")
-        a, b = torch.randn(1024, 1024).to(dtype), torch.randn(1024, 1024).to(dtype)
         for _ in range(max(5, bench.options.repeats)):
-            started = time.perf_counter()
-            for _ in range(5):
-                a @ b
-            row.add("seqwright", 5 * 2 * 1024**3 / (time.perf_counter() - started) / GIGA)
+            row.add("seqwright", peak_rate(dtype))
 
 
 JOBS: dict[str, Callable[[Bench], None]] = {
@@ -437,6 +547,7 @@ JOBS: dict[str, Callable[[Bench], None]] = {
     "train-cnn": run_train_cnn,
     "translate": run_translate,
     "prepare": run_prepare,
+    "quality": run_quality,
 }
 
 
@@ -448,7 +559,10 @@ def report(rows: list[Row], precision: str) -> None:
         ours = statistics.median(row.runs["seqwright"])
         theirs = [statistics.median(row.runs[peer]) if peer in row.runs else None for peer in peers]
         table.add_row(
-            row.name, row.unit, f"{ours:,.1f}", *("" if t is None else f"{t:,.1f}, {ours / t:.2f}" for t in theirs)
+            row.name,
+            row.unit,
+            f"{ours:,.{1 if abs(ours) >= 10 else 2}f}",
+            *("" if t is None else f"{t:,.1f}, {ours / t:.2f}" for t in theirs),
         )
     console = Console(width=110)
     console.print(f"{machine()}, precision {precision}")

@@ -15,7 +15,7 @@ from seqwright.data.vocabulary import EOS, PAD, Vocabulary
 from seqwright.devices import Precision, autocast, choose_device, choose_precision
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.beam_search import Hypothesis, beam_search
-from seqwright.models.prepared import PreparedModel
+from seqwright.models.prepared import PreparedModel, SearchModel
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Translator:
         self.device = device
         self.precision: Precision = precision
         model = trained.model.to(device).eval()
-        self._model = PreparedModel(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self._model: SearchModel = PreparedModel(model, torch.bfloat16 if precision == "bf16" else torch.float32)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", precision: str = "auto") -> Self:
