@@ -261,7 +261,8 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
             if links[name] in paths:
                 (folder / name).symlink_to(links[name])
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
-        raise ClientError(f"{archive} is not a readable model.tar.gz: {error}") from error
+        reason = "it is not a tar archive" if "\n" in str(error) else str(error)  # tarfile lists all that it tried
+        raise ClientError(f"{archive} is not a readable model.tar.gz: {reason}") from error
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

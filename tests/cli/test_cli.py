@@ -108,6 +108,7 @@ def test_translate_reads_standard_input_and_writes_json(run: Run, model: Path) -
     assert {"target", "score", "matrix", "nbest"} <= first.keys()
     assert len(first["matrix"]) == len(first["target"].split())
     assert all(len(row) == 3 for row in first["matrix"])
+    assert all(weight == round(weight, 6) for row in first["matrix"] for weight in row)
     assert first["nbest"][0]["target"] == first["target"]
     assert (empty["target"], empty["matrix"]) == ("", [])
     assert last["source"] == "d zebra"
@@ -176,6 +177,15 @@ def test_a_fault_of_ours_exits_1_and_debug_shows_it(run: Run, monkeypatch: pytes
     assert result.err.startswith("AlgorithmError: ZeroDivisionError: no such luck")
     with pytest.raises(ZeroDivisionError):
         run("--debug", "translate", "--model", tmp_path)
+
+
+def test_an_interrupted_command_says_so_and_exits_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seqwright.inference.translator.Translator.load", interrupt)
+    result = run("translate", "--model", "any")
+    assert (result.status, result.err) == (130, "interrupted\n")
 
 
 def test_help_lists_the_commands(run: Run) -> None:

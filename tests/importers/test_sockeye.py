@@ -202,7 +202,7 @@ def test_a_missing_part_is_named(name: str, message: str, model: Path, output: P
 def test_nothing_to_import_is_an_error(output: Path, tmp_path: Path) -> None:
     refuses(tmp_path / "nowhere", output, "no model at .*nowhere")
     (tmp_path / "noise.tar.gz").write_bytes(b"noise")
-    refuses(tmp_path / "noise.tar.gz", output, r"noise\.tar\.gz is not a readable")
+    refuses(tmp_path / "noise.tar.gz", output, r"noise\.tar\.gz is not a readable .*: it is not a tar archive$")
 
 
 def test_truncated_parameters_are_named(model: Path, output: Path, tmp_path: Path) -> None:

@@ -51,7 +51,11 @@ class Interruption(BaseException):
 
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_interrupted_output_goes_on_where_it_stopped(
-    as_json: bool, translator: Translator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    as_json: bool,
+    translator: Translator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     write_text(tmp_path / "in")
     translate_file(translator, source=tmp_path / "in", target=tmp_path / "whole", as_json=as_json, batch_size=1)
@@ -71,6 +75,7 @@ def test_an_interrupted_output_goes_on_where_it_stopped(
             translate_file(translator, **options)  # type: ignore[arg-type]
     partial = tmp_path / "out.partial"
     assert not (tmp_path / "out").exists()
+    assert caplog.messages == [f"what was translated is in {partial}: the same command with --resume goes on from it"]
     assert len(partial.read_text().splitlines()) == 16
     partial.write_text(partial.read_text() + "half a li")
     translate_file(translator, **options, resume=True)  # type: ignore[arg-type]

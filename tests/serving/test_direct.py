@@ -108,6 +108,20 @@ def test_every_other_request_is_answered_too(url: str, request_sent: bytes) -> N
     assert statuses(exchange(url, request_sent))[-1] == 200
 
 
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+
+
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade"])
+@pytest.mark.parametrize("first_part", [b"", b"POST /invocations", b"HTTP2-Settings\r\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("request_sent", [post(body_of("w4")), post(LONG), chunked(body_of("w4"))])
+def test_an_offer_to_speak_http_2_is_passed_over(url: str, request_sent: bytes, first_part: bytes, name: bytes) -> None:
+    line, _, rest = request_sent.replace(CLOSE.encode(), b"").partition(b"\r\n")
+    offering = line + b"\r\n" + OFFER.replace(b"Upgrade:", name + b":") + rest
+    cut = offering.index(first_part) + len(first_part)
+    answers = exchange(url, offering[:cut], offering[cut:], post(body_of("w4 w5"), CLOSE))
+    assert statuses(answers) == [200, 200]
+
+
 def test_requests_sent_without_waiting_are_answered_in_order(url: str) -> None:
     many, one = post(body_of(*["w4 w5"] * 30)), post(body_of("w4"))
     answers = exchange(url, many + one + PING + many + post(body_of(""), CLOSE))

@@ -21,6 +21,9 @@ from seqwright.cli.train import train_command
 from seqwright.cli.translate import translate_command
 from seqwright.errors import SeqwrightError
 
+INTERRUPTED = 130
+"""The exit status of a command that was interrupted: 128 and the number of the signal."""
+
 app = typer.Typer(name="seqwright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("prepare")(prepare_command)
 app.command("train")(train_command)
@@ -63,9 +66,11 @@ def main() -> None:
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the one the other, and says nothing
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         sys.exit(1)
     except Exception as error:

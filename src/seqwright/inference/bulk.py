@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from seqwright.errors import ClientError
 from seqwright.files import explained
 from seqwright.inference.sources import Source, read_sources
 from seqwright.inference.translator import Translation, Translator
+
+_LOGGER = logging.getLogger(__name__)
 
 BATCHES_A_BLOCK = 16
 """Batches read together, sorted by length and written together: what an interruption loses at most."""
@@ -53,10 +56,11 @@ def translate_file(
     """
     if resume and (source is None or target is None):
         raise ClientError("--resume goes on with an output file: name the input and the output")
-    if resume and nbest > 1 and not as_json:
+    has_line_each = nbest == 1 or as_json
+    if resume and not has_line_each:
         raise ClientError("--resume with --nbest needs --format json, which has one line a sequence")
     with contextlib.ExitStack() as stack:
-        out, done = stack.enter_context(_writer(target, resume))
+        out, done = stack.enter_context(_writer(target, resume, may_go_on=source is not None and has_line_each))
         advance = stack.enter_context(_progress(console, source))
         for block in read_sources(source, translator.trained.source_vocabulary, BATCHES_A_BLOCK * batch_size, advance):
             left = block[done:]
@@ -80,7 +84,7 @@ def _text_lines(translation: Translation) -> str:
 
 
 def _json_line(source: Source, translation: Translation) -> str:
-    matrix = translation.attention.round(6).tolist() if translation.attention is not None else []
+    matrix = translation.rounded_attention().tolist()
     line = {"source": source.text, "target": translation.text, "score": translation.score, "matrix": matrix}
     if translation.alternatives:
         every = (translation, *translation.alternatives)
@@ -89,8 +93,8 @@ def _json_line(source: Source, translation: Translation) -> str:
 
 
 @contextlib.contextmanager
-def _writer(target: Path | None, resume: bool) -> Iterator[tuple[TextIO, int]]:
-    """The stream to write to, and how many lines it has already."""
+def _writer(target: Path | None, resume: bool, may_go_on: bool) -> Iterator[tuple[TextIO, int]]:
+    """The stream to write to, and how many lines it has already; says what is left of it when it is interrupted."""
     if target is None:
         yield sys.stdout, 0
         return
@@ -102,9 +106,18 @@ def _writer(target: Path | None, resume: bool) -> Iterator[tuple[TextIO, int]]:
             with partial.open("a" if resume else "w", encoding="utf-8", newline="\n") as stream:
                 yield stream, done
             partial.replace(target)
+        except BaseException:
+            if may_go_on and _size(partial):
+                _LOGGER.warning("what was translated is in %s: the same command with --resume goes on from it", partial)
+            raise
         finally:
-            if partial.exists() and not partial.stat().st_size:
-                partial.unlink()
+            if not _size(partial):
+                partial.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, none where there is no file."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def _keep_whole_lines(partial: Path) -> int:

@@ -42,6 +42,14 @@ class Translation:
         """The tokens joined by spaces."""
         return " ".join(self.tokens)
 
+    def rounded_attention(self) -> NDArray[np.float64]:
+        """The attention weights to six places, for output: in fp32 they would get more digits again; `[0, 0]` if none.
+
+        An attention matrix is most of a JSON answer, and its digits most of the matrix.
+        """
+        weights = np.zeros((0, 0)) if self.attention is None else self.attention
+        return weights.astype(np.float64).round(6)
+
 
 class Translator:
     """A model ready to translate. Its parameters must not change while this is in use.

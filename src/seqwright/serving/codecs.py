@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ValidationError
 
@@ -257,7 +256,7 @@ def _extras(instance: Instance, translation: Translation) -> dict[str, Any]:
     """What the configuration asks for beside the target."""
     wanted, extras = instance.configuration, dict[str, Any]()
     if translation.attention is not None:
-        weights = translation.attention.astype(np.float64).round(6)
+        weights = translation.rounded_attention()
         if is_on(wanted.attention_matrix):
             extras["matrix"] = weights.tolist()
         if is_on(wanted.tokens):

@@ -6,9 +6,13 @@ go without it. So a POST with a small body goes straight to who answers it. At t
 bear, nine of ten requests are refused, and what that costs is taken from the tenth: a request that would be refused is
 so as soon as its headers are there. Every other request is uvicorn's: large, chunked, by another method, behind another
 on its connection, or for another route.
+
+An offer to speak HTTP/2 instead, which every client of Java's standard library makes, is passed over, as RFC 9110 (7.8)
+allows: to the parser it would be the end of HTTP, and the body be lost (https://github.com/Kludex/uvicorn/issues/2722).
 """
 
 import asyncio
+import re
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Protocol, cast
@@ -39,6 +43,10 @@ class Application(Protocol):
 
     def answering(self, url: bytes) -> Answering | None:
         """Who answers a POST to `url`; None if that is for the application."""
+
+
+_UPGRADE = re.compile(rb"^upgrade:[^\r\n]*\r\n", re.IGNORECASE | re.MULTILINE)
+"""The header in which a client offers another protocol."""
 
 
 def as_bytes(response: Response) -> bytes:
@@ -75,16 +83,21 @@ class DirectProtocol(HttpToolsProtocol):
     _incoming: _Exchange | None = None
     """What has its headers, and not yet all of its body."""
     _hand_over_timer: asyncio.TimerHandle | None = None
+    _in_headers: bool = True
     _task: asyncio.Task[None] | None = None
 
     def data_received(self, data: bytes) -> None:
         """Parse, and give a body that is late a moment."""
+        if self._in_headers and b"pgrade" in data:
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _UPGRADE.sub(b"", head + end[:2]) + end[2:] + rest
         super().data_received(data)
         if self._incoming and not self._hand_over_timer:
             self._hand_over_timer = self.loop.call_later(_PATIENCE, self._hand_over)
 
     def on_headers_complete(self) -> None:
         """Refuse a request, take it in, or leave it to uvicorn."""
+        self._in_headers = False
         answering = cast(Application, self.config.app).answering(self.url) if self._is_plain() else None
         if answering and (refusal := answering.refusal()):
             self.cycle = _REFUSED
@@ -107,6 +120,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Begin to answer."""
+        self._in_headers = True
         if self._incoming:
             self._task = self.loop.create_task(self._answer(self._taken()))
             self._task.add_done_callback(self.tasks.discard)
@@ -128,7 +142,6 @@ class DirectProtocol(HttpToolsProtocol):
             self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
-            and not self.parser.should_upgrade()
             and not self.expect_100_continue
             and not self.flow.write_paused
             and (self.cycle is None or self.cycle.response_complete)
