@@ -522,13 +522,14 @@ def run_quality(bench: Bench) -> None:
 
 
 def peak_rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a large matrix product, the machine's limit."""
+    """GFLOP/s of a large matrix product, the machine's limit: the best of a few, for others share the machine."""
     a, b = torch.randn(1024, 1024).to(dtype), torch.randn(1024, 1024).to(dtype)
-    a @ b
-    started = time.perf_counter()
-    for _ in range(5):
+    times = []
+    for _ in range(50):
+        started = time.perf_counter()
         a @ b
-    return 5 * 2 * 1024**3 / (time.perf_counter() - started) / GIGA
+        times.append(time.perf_counter() - started)
+    return 2 * 1024**3 / min(times) / GIGA
 
 
 def run_products(bench: Bench) -> None:
