@@ -71,6 +71,7 @@ LONG = body_of(*["w5 w6 w7"] * 400)
         ("/invocations", {"Content-Type": JSON_LINES, "Accept": f"{JSON};q=0.5, */*"}, b'{"source": "w4"}\n'),
         ("/invocations", {"Content-Type": RECORDIO}, framed(record([4, 5]))),
         ("/endpoints/any%20name/invocations?x=1", PLAIN, body_of("w4 " * 20)),
+        ("/invocations", PLAIN, body_of(*["w4 w5"] * 100)),
         ("/invocations", PLAIN, body_of("w4", "")),
         ("/endpoints/a/invocations", PLAIN, b"{"),
         ("/invocations", {}, body_of("w4")),

@@ -76,9 +76,10 @@ async def asking(url: str, *texts: str) -> AsyncIterator[asyncio.Task[httpx.Resp
             task.cancel()
 
 
-def test_nothing_is_computed_for_clients_that_went_away(narrow: str) -> None:
+@pytest.mark.parametrize("text", ["w5", "w5" + " " * 200], ids=["small body", "large body"])
+def test_nothing_is_computed_for_clients_that_went_away(narrow: str, text: str) -> None:
     async def go_away() -> None:
-        async with asking(narrow, *["w5"] * 50):
+        async with asking(narrow, *[text] * 50):
             since = time.monotonic()
             while not eventually(await asyncio.to_thread(queued, narrow) == 49, since):
                 await asyncio.sleep(0)

@@ -5,8 +5,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ from seqwright.serving.direct import as_bytes
 from seqwright.serving.errors import RequestError, queue_full
 from seqwright.serving.limits import MAX_BODY_BYTES, Limits
 from seqwright.serving.metrics import CONTENT_TYPE, Metrics
-from seqwright.serving.negotiation import request_format, response_format
+from seqwright.serving.negotiation import negotiated
 from seqwright.serving.openapi import describe
 from seqwright.serving.searcher import Searcher
 
@@ -141,20 +141,30 @@ class _Invocations:
         self._endpoint.metrics.answered(503)
         return self._refusal
 
-    async def answer(self, headers: Headers, body: bytes) -> Response:
-        """As `direct.Answering.answer`."""
-
-        async def read() -> bytes:
-            return body
-
-        return await self._endpoint.answer(headers, read, self._refuse)
+    def begin(self, headers: Headers, body: bytes, done: Callable[[Response], None]) -> Callable[[], None]:
+        """As `direct.Answering.begin`."""
+        return self._endpoint.begin(headers, body, self._refuse, done)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request as an ASGI application."""
         request = Request(scope, receive, send)
-        read = partial(self._endpoint.bodies.read, request)
-        response = await self._endpoint.answer(request.headers, read, self._refuse, request.receive)
+        response = await self._endpoint.answer(request, self._refuse)
         await response(scope, receive, send)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request that was understood.
+
+    Attributes:
+        instances: what to translate.
+        accepted: the format of the answer.
+        started: when it came, by `time.monotonic`.
+    """
+
+    instances: Sequence[Instance]
+    accepted: str
+    started: float
 
 
 class _Endpoint:
@@ -164,91 +174,138 @@ class _Endpoint:
         self.metrics = Metrics()
         self.batcher = Batcher(searchers, limits, self.metrics)
         self.metrics.watch_queue(self.batcher.waiting)
-        self.bodies = BodyReader(limits)
-        self._model = searchers[0]
-        self._limits = limits
+        self._bodies = BodyReader(limits)
+        self._vocabulary = searchers[0].source_vocabulary
+        self._max_length = searchers[0].settings.max_seq_len_source
 
-    async def answer(
-        self,
-        headers: Headers,
-        read: Callable[[], Awaitable[bytes]],
-        refuse: Callable[[RequestError], Response],
-        receive: Receive | None = None,
-    ) -> Response:
+    async def answer(self, request: Request, refuse: Callable[[RequestError], Response]) -> Response:
         """Translate, or say why not; raises nothing.
 
         Args:
-            headers: the request's.
-            read: reads its body; raises `RequestError`, or `ClientDisconnect` where the client has gone.
+            request: its body not read yet.
             refuse: how errors are said.
-            receive: after the body, tells when the client goes away; None where this is cancelled then.
         """
+        started = time.monotonic()
         try:
-            response = await self._translate(headers, read, receive, time.monotonic())
-        except RequestError as error:
-            response = refuse(error)
-        except ClientDisconnect:
-            response = Response(status_code=_CLIENT_GONE)
+            sent, accepted = _formats(request.headers)
+            body = await self._bodies.read(request)
+            asked = await _aside(len(body) >= _LARGE_BODY, lambda: self._read(body, sent, accepted, started))
+            ticket = self.batcher.submit(asked.instances, started)
+            translations = await _wait(ticket, request.receive)
+            response = await _aside(_is_large(asked), lambda: self._write(asked, translations))
         except asyncio.CancelledError:
             self.metrics.answered(_CLIENT_GONE)
             raise
-        except Exception:
-            _LOGGER.exception("a request failed")
-            response = refuse(RequestError(500, "internal", "the model failed; the endpoint's log says how"))
+        except Exception as error:
+            response = _failure(error, refuse)
         self.metrics.answered(response.status_code)
         return response
 
-    async def _translate(
-        self, headers: Headers, read: Callable[[], Awaitable[bytes]], receive: Receive | None, started: float
-    ) -> Response:
-        sent = request_format(headers.get("content-type"))
-        accepted = response_format(",".join(headers.getlist("accept")), sent)
-        body = await read()
-        vocabulary, max_length = self._model.source_vocabulary, self._model.settings.max_seq_len_source
-        instances = await _aside(len(body) >= _LARGE_BODY, lambda: decode(body, sent, vocabulary, max_length))
-        ticket = self.batcher.submit(instances)
-        translations = await self._wait(ticket, receive, started + self._limits.deadline)
-        content = await _aside(len(instances) >= _LARGE_ANSWER, lambda: encode(instances, translations, accepted))
-        self.metrics.translated(
-            instances=len(instances),
-            source_tokens=sum(len(instance.ids) for instance in instances),
-            target_tokens=sum(len(translation.ids) for translation in translations),
-            seconds=time.monotonic() - started,
-        )
-        return Response(content, headers={"Content-Type": accepted, **_truncated(instances)})
+    def begin(
+        self,
+        headers: Headers,
+        body: bytes,
+        refuse: Callable[[RequestError], Response],
+        done: Callable[[Response], None],
+    ) -> Callable[[], None]:
+        """As `answer`, for a small body, without a task of its own.
 
-    async def _wait(self, ticket: Ticket, receive: Receive | None, deadline: float) -> list[Translation]:
-        """The translations, unless the client goes away or the time is up before they are there."""
-        loop = asyncio.get_running_loop()
-        answer = ticket.translations
+        Args:
+            headers: the request's.
+            body: its body.
+            refuse: how errors are said.
+            done: called with the answer, now or later; not where the client has gone.
 
-        def stop(error: BaseException) -> None:
-            if not answer.done():
-                answer.set_exception(error)
+        Returns:
+            What to call when the client goes away.
+        """
+        started = time.monotonic()
 
-        async def watch(receive: Receive) -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            stop(ClientDisconnect())
+        def end(response: Response) -> None:
+            self.metrics.answered(response.status_code)
+            done(response)
 
-        message = f"not done within {self._limits.deadline:g} seconds: send fewer instances at a time"
-        late = RequestError(504, "deadline_exceeded", message)
-        timer = loop.call_later(deadline - time.monotonic(), stop, late)
-        watcher = loop.create_task(watch(receive)) if receive else None
         try:
-            return await answer
-        finally:
-            ticket.give_up()
-            timer.cancel()
-            if watcher:
-                watcher.cancel()
+            asked = self._read(body, *_formats(headers), started)
+            ticket = self.batcher.submit(asked.instances, started)
+        except Exception as error:
+            end(_failure(error, refuse))
+            return lambda: None
+
+        def outcome() -> Response:
+            try:
+                return self._write(asked, ticket.translations.result())
+            except Exception as error:
+                return _failure(error, refuse)
+
+        def finish(translations: asyncio.Future[list[Translation]]) -> None:
+            if translations.cancelled():
+                self.metrics.answered(_CLIENT_GONE)
+            elif _is_large(asked):
+                work = asyncio.get_running_loop().run_in_executor(None, outcome)
+                work.add_done_callback(lambda response: end(response.result()))
+            else:
+                end(outcome())
+
+        ticket.translations.add_done_callback(finish)
+        return ticket.leave
+
+    def _read(self, body: bytes, sent: str, accepted: str, started: float) -> _Asked:
+        """The request that a body makes; raises `RequestError`."""
+        return _Asked(decode(body, sent, self._vocabulary, self._max_length), accepted, started)
+
+    def _write(self, asked: _Asked, translations: Sequence[Translation]) -> Response:
+        """The answer, which is counted."""
+        content = encode(asked.instances, translations, asked.accepted)
+        self.metrics.translated(
+            instances=len(asked.instances),
+            source_tokens=sum(len(instance.ids) for instance in asked.instances),
+            target_tokens=sum(len(translation.ids) for translation in translations),
+            seconds=time.monotonic() - asked.started,
+        )
+        return Response(content, headers={"Content-Type": asked.accepted, **_truncated(asked.instances)})
+
+
+def _formats(headers: Headers) -> tuple[str, str]:
+    """The formats of a request and of its answer; raises `RequestError`."""
+    return negotiated(headers.get("content-type"), ",".join(headers.getlist("accept")))
+
+
+def _is_large(asked: _Asked) -> bool:
+    return len(asked.instances) >= _LARGE_ANSWER
 
 
 async def _aside(is_large: bool, work: Callable[[], T]) -> T:
     return await run_in_threadpool(work) if is_large else work()
 
 
-def _truncated(instances: list[Instance]) -> dict[str, str]:
+async def _wait(ticket: Ticket, receive: Receive) -> list[Translation]:
+    """The translations, unless the client goes away before they are there: `ClientDisconnect`."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        ticket.fail(ClientDisconnect())
+
+    watcher = asyncio.get_running_loop().create_task(watch())
+    try:
+        return await ticket.translations
+    finally:
+        ticket.give_up()
+        watcher.cancel()
+
+
+def _failure(error: Exception, refuse: Callable[[RequestError], Response]) -> Response:
+    """The answer to a request that got no translations."""
+    if isinstance(error, RequestError):
+        return refuse(error)
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=_CLIENT_GONE)
+    _LOGGER.error("a request failed", exc_info=error)
+    return refuse(RequestError(500, "internal", "the model failed; the endpoint's log says how"))
+
+
+def _truncated(instances: Sequence[Instance]) -> dict[str, str]:
     numbers = [str(number) for number, instance in enumerate(instances) if instance.truncated]
     if not numbers:
         return {}

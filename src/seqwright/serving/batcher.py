@@ -12,13 +12,14 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from seqwright.inference.translator import Translation
 from seqwright.serving.codecs import Instance
-from seqwright.serving.errors import queue_full, unavailable
+from seqwright.serving.errors import late, queue_full, unavailable
 from seqwright.serving.limits import Limits
 from seqwright.serving.metrics import Metrics
 from seqwright.serving.searcher import Batch, News, Searcher
@@ -37,7 +38,8 @@ class Ticket:
 
     Args:
         size: its instances.
-        on_give_up: told of this ticket when nobody wants the answer any more.
+        expires: when it must have its answer, by `time.monotonic`.
+        on_end: told of this ticket when it has its answer, or nobody wants one any more.
 
     Attributes:
         translations: done when all instances are: one translation for each, in order. Its exception is whatever broke
@@ -45,10 +47,11 @@ class Ticket:
         given_up: whether nobody wants the answer any more; set by `give_up`.
     """
 
-    def __init__(self, size: int, on_give_up: Callable[["Ticket"], None]) -> None:
+    def __init__(self, size: int, expires: float, on_end: Callable[["Ticket"], None]) -> None:
         self.translations: asyncio.Future[list[Translation]] = asyncio.get_running_loop().create_future()
+        self.expires = expires
         self.given_up = False
-        self._on_give_up = on_give_up
+        self._on_end = on_end
         self._found: list[Translation | None] = [None] * size
         self._missing = size
 
@@ -56,14 +59,21 @@ class Ticket:
         """Compute no more for this request: leave the queue now, and a running search after its next step."""
         if not self.given_up and self._missing:
             self.given_up = True
-            self._on_give_up(self)
+            self._on_end(self)
+
+    def leave(self) -> None:
+        """As `give_up`, and `translations` are cancelled, for nobody is there to read them."""
+        self.translations.cancel()
+        self.give_up()
 
     def put(self, number: int, translation: Translation) -> None:
         """Take in the translation of an instance."""
         self._found[number] = translation
         self._missing -= 1
-        if not self._missing and not self.translations.done():
-            self.translations.set_result([each for each in self._found if each is not None])
+        if not self._missing and not self.given_up:
+            self._on_end(self)
+            if not self.translations.done():
+                self.translations.set_result([each for each in self._found if each is not None])
 
     def fail(self, error: BaseException) -> None:
         """Answer the request with an error and compute no more for it."""
@@ -118,9 +128,11 @@ class Batcher:
         self._metrics = metrics
         self._beam_size = searchers[0].settings.beam_size
         self._ring: deque[_Job] = deque()
+        self._waiting = 0
         self._unanswered: set[Ticket] = set()
-        self._arrived = asyncio.Event()
-        self._gathering = 0
+        self._next_look = math.inf
+        self._looking: asyncio.TimerHandle | None = None
+        self._gathering: dict[asyncio.Event, int] = {}
         self._closing = False
         self._idle: list[asyncio.Future[None]] = []
         self._workers = [_Worker(searcher) for searcher in searchers]
@@ -138,40 +150,47 @@ class Batcher:
 
     def waiting(self) -> int:
         """Instances in the queue."""
-        self._drop_given_up()
-        return sum(len(job.items) for job in self._ring)
+        return self._waiting
 
     @property
     def full(self) -> bool:
         """Whether so many requests are unanswered that none of a single instance is accepted; costs nothing to ask."""
         return len(self._unanswered) > self._room(1)
 
-    def submit(self, instances: Sequence[Instance]) -> Ticket:
+    def submit(self, instances: Sequence[Instance], started: float | None = None) -> Ticket:
         """Accept a request, or refuse it at once where it would wait too long; see `Limits.backlog`.
+
+        Args:
+            instances: what to translate.
+            started: when the request came, by `time.monotonic`, for its deadline; now if not given.
 
         Raises:
             RequestError: 503 where the queue is full, or the endpoint is shutting down.
         """
         self._check_room(len(instances))
-        ticket = Ticket(len(instances), self._give_up)
+        expires = (time.monotonic() if started is None else started) + self._limits.deadline
+        ticket = Ticket(len(instances), expires, self._end)
         self._unanswered.add(ticket)
-        ticket.translations.add_done_callback(lambda _: self._unanswered.discard(ticket))
+        self._look_at(expires)
         jobs: dict[SearchKey, _Job] = {}
         by_length = sorted(enumerate(instances), key=lambda pair: -len(pair[1].ids))
         for number, instance in by_length:
             key = self._key(instance)
             jobs.setdefault(key, _Job(ticket, key)).items.append(_Item(ticket, number, instance))
         self._ring.extend(jobs.values())
-        if self._gathering:
-            self._arrived.set()
-        else:
+        self._waiting += len(instances)
+        for arrived, company in self._gathering.items():
+            if self._is_gathered(company):
+                arrived.set()
+        if not self._gathering:
             self._wake()
         return ticket
 
     async def close(self) -> None:
         """Refuse new requests, finish those accepted, and stop."""
         self._closing = True
-        self._arrived.set()
+        for arrived in self._gathering:
+            arrived.set()
         while self._idle:
             self._wake()
         await asyncio.gather(*self._tasks)
@@ -183,7 +202,6 @@ class Batcher:
     def _check_room(self, size: int) -> None:
         if self._closing:
             raise unavailable("shutting_down", "the endpoint is shutting down: try another or try again")
-        self._drop_given_up()
         share = math.ceil(size / self._limits.turn) * self._limits.turn
         ahead = len(self._unanswered) + sum(min(len(job.items), share) - 1 for job in self._ring)
         if ahead > self._room(size):
@@ -198,13 +216,29 @@ class Batcher:
         if self._idle:
             self._idle.pop().set_result(None)
 
-    def _give_up(self, ticket: Ticket) -> None:
+    def _end(self, ticket: Ticket) -> None:
+        """Take note of a request that has its answer or was given up: the latter leaves the queue and the searches."""
         self._unanswered.discard(ticket)
-        self._tell()
+        if ticket.given_up:
+            self._ring = deque(job for job in self._ring if job.ticket is not ticket)
+            self._waiting = sum(len(job.items) for job in self._ring)
+            self._tell()
 
-    def _drop_given_up(self) -> None:
-        if any(job.ticket.given_up for job in self._ring):
-            self._ring = deque(job for job in self._ring if not job.ticket.given_up)
+    def _look_at(self, moment: float) -> None:
+        """See to it that requests past their deadline are looked for no later than at `moment`."""
+        if moment < self._next_look:
+            if self._looking:
+                self._looking.cancel()
+            self._next_look = moment
+            self._looking = asyncio.get_running_loop().call_later(moment - time.monotonic(), self._look)
+
+    def _look(self) -> None:
+        """Answer the requests that are past their deadline, and look again when the next one will be."""
+        now = self._next_look
+        self._next_look = math.inf
+        for ticket in [each for each in self._unanswered if each.expires <= now]:
+            ticket.fail(late(self._limits.deadline))
+        self._look_at(min((each.expires for each in self._unanswered), default=math.inf))
 
     def _tell(self, besides: _Worker | None = None) -> None:
         """Tell the running searches what they must know of each other and of requests given up."""
@@ -229,7 +263,6 @@ class Batcher:
     async def _next_batch(self, worker: _Worker) -> list[_Item]:
         """Wait for requests and take a batch from them; none when all is done and the batcher closes."""
         while True:
-            self._drop_given_up()
             if self._ring:
                 await self._wait_for_company(worker.company)
                 if items := self._take():
@@ -245,15 +278,17 @@ class Batcher:
 
     async def _wait_for_company(self, company: int) -> None:
         """Give as many requests as shared the last batch a moment to come again; a lone client never waits."""
-        self._gathering += 1
+        arrived = asyncio.Event()
+        self._gathering[arrived] = company
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.max_wait):
-                while not self._closing and len(self._ring) < company:
-                    if sum(len(job.items) for job in self._ring) >= self._limits.max_batch:
-                        break
-                    self._arrived.clear()
-                    await self._arrived.wait()
-        self._gathering -= 1
+                if not self._is_gathered(company):
+                    await arrived.wait()
+        del self._gathering[arrived]
+
+    def _is_gathered(self, company: int) -> bool:
+        """Whether a batch need not wait any more for so many requests."""
+        return self._closing or len(self._ring) >= company or self._waiting >= self._limits.max_batch
 
     def _take(self) -> list[_Item]:
         """A batch in fair turns, starting with the request at the head of the ring.
@@ -261,12 +296,11 @@ class Batcher:
         It leaves the other searchers their share of what is there: clients that ask again when they are answered would
         otherwise gather in one searcher's batches, and the others' batches be too small to be worth their steps.
         """
-        self._drop_given_up()
         if not self._ring:
             return []
         key = self._ring[0].key
         room = max(1, self._limits.max_batch * self._beam_size // max(self._beam_size, key[0]))
-        there = sum(len(job.items) for job in self._ring) + sum(len(worker.items) for worker in self._workers)
+        there = self._waiting + sum(len(worker.items) for worker in self._workers)
         room = min(room, max(_SMALL_BATCH, math.ceil(there / len(self._workers))))
         taken: list[_Item] = []
         longest, passed, full = 0, list[_Job](), False
@@ -287,6 +321,7 @@ class Batcher:
             elif job.items:
                 self._ring.append(job)
         self._ring.extendleft(reversed(passed))
+        self._waiting -= len(taken)
         return sorted(taken, key=lambda item: -len(item.instance.ids))
 
     async def _translate(self, items: Sequence[_Item], worker: _Worker) -> None:

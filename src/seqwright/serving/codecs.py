@@ -274,5 +274,8 @@ def _extras(instance: Instance, translation: Translation) -> dict[str, Any]:
     return extras
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def _json(content: object) -> bytes:
-    return json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    return _ENCODER.encode(content).encode()

@@ -13,7 +13,9 @@ allows: to the parser it would be the end of HTTP, and the body be lost (https:/
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Protocol, cast
 
@@ -34,8 +36,8 @@ class Answering(Protocol):
     def refusal(self) -> bytes | None:
         """The `as_bytes` of the 503 that any request would get now; None if it would get another answer."""
 
-    async def answer(self, headers: Headers, body: bytes) -> Response:
-        """The answer to a request; raises nothing, and is cancelled when the client goes away."""
+    def begin(self, headers: Headers, body: bytes, done: Callable[[Response], None]) -> Callable[[], None]:
+        """Answer a request: `done` gets the answer, now or later. Returns what to call when the client goes away."""
 
 
 class Application(Protocol):
@@ -84,7 +86,8 @@ class DirectProtocol(HttpToolsProtocol):
     """What has its headers, and not yet all of its body."""
     _hand_over_timer: asyncio.TimerHandle | None = None
     _in_headers: bool = True
-    _task: asyncio.Task[None] | None = None
+    _leave: Callable[[], None] | None = None
+    """To call when the client goes away."""
 
     def data_received(self, data: bytes) -> None:
         """Parse, and give a body that is late a moment."""
@@ -122,9 +125,12 @@ class DirectProtocol(HttpToolsProtocol):
         """Begin to answer."""
         self._in_headers = True
         if self._incoming:
-            self._task = self.loop.create_task(self._answer(self._taken()))
-            self._task.add_done_callback(self.tasks.discard)
-            self.tasks.add(self._task)
+            exchange = self._taken()
+            if refusal := exchange.answering.refusal():  # for others that came with it and before it
+                self._finish(exchange, 503, refusal)
+            else:
+                done = partial(self._answer, exchange)
+                self._leave = exchange.answering.begin(exchange.headers, bytes(exchange.body), done)
         else:
             super().on_message_complete()
 
@@ -132,8 +138,8 @@ class DirectProtocol(HttpToolsProtocol):
         """Compute nothing more for it."""
         if self._incoming:
             self._taken()
-        if self._task:
-            self._task.cancel()
+        if self._leave:
+            self._leave()
         super().connection_lost(exc)
 
     def _is_plain(self) -> bool:
@@ -164,14 +170,15 @@ class DirectProtocol(HttpToolsProtocol):
         self.cycle.keep_alive = exchange.keep_alive
         super().on_body(bytes(exchange.body))
 
-    async def _answer(self, exchange: _Exchange) -> None:
-        if refusal := exchange.answering.refusal():  # for others that came with it and before it
-            status, rest = 503, refusal
-        else:
-            response = await exchange.answering.answer(exchange.headers, bytes(exchange.body))
-            status, rest = response.status_code, as_bytes(response)
+    def _answer(self, exchange: _Exchange, response: Response) -> None:
+        self._finish(exchange, response.status_code, as_bytes(response))
+
+    def _finish(self, exchange: _Exchange, status: int, rest: bytes) -> None:
+        """Send the answer, but to a client that has gone."""
         exchange.response_complete = True
-        self._write(status, rest, exchange.keep_alive)
+        self._leave = None
+        if not exchange.disconnected:
+            self._write(status, rest, exchange.keep_alive)
 
     def _write(self, status: int, rest: bytes, keep_alive: bool = True) -> None:
         """Send an answer in one piece, and do with the connection what uvicorn does after any other."""

@@ -46,3 +46,9 @@ def queue_full() -> RequestError:
 def unavailable(code: str, message: str) -> RequestError:
     """A request that may be answered later: status 503, with the seconds to wait."""
     return RequestError(503, code, message, headers={"Retry-After": "1"})
+
+
+def late(deadline: float) -> RequestError:
+    """The error of a request that was not answered in so many seconds: status 504."""
+    message = f"not done within {deadline:g} seconds: send fewer instances at a time"
+    return RequestError(504, "deadline_exceeded", message)

@@ -1,6 +1,7 @@
 """Which format a request is in, and which one its answer takes."""
 
 import re
+from functools import lru_cache
 
 from seqwright.serving.errors import RequestError
 
@@ -11,6 +12,17 @@ FORMATS = (JSON, JSON_LINES, RECORDIO)
 
 _QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 _OFFERS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+
+
+@lru_cache(maxsize=64)
+def negotiated(content_type: str | None, accept: str | None) -> tuple[str, str]:
+    """The formats of a request and of its answer; see `request_format` and `response_format`.
+
+    Raises:
+        RequestError: 415 or 406, as those.
+    """
+    sent = request_format(content_type)
+    return sent, response_format(accept, sent)
 
 
 def request_format(content_type: str | None) -> str:
