@@ -129,6 +129,31 @@ def test_a_prepared_model_steps_as_the_model_does(
         states = [select_hypotheses(state, order) for state in states]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_layers_encoder": 2},
+        {"rnn_cell_type": "gru", "num_layers_decoder": 2, "rnn_attention_type": "bilinear"},
+        {"encoder_type": "cnn", "decoder_type": "cnn", "cnn_num_hidden": 24},
+    ],
+)
+@torch.no_grad()
+def test_weights_cast_once_give_what_autocast_gives(settings: dict[str, object]) -> None:
+    model = make_model(**settings).eval()
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    narrow = prepared.narrowed(model, torch.bfloat16)
+    source = torch.randint(4, 50, (5, 7), generator=torch.Generator().manual_seed(1))
+    target = torch.randint(4, 60, (5, 9), generator=torch.Generator().manual_seed(2))
+    with autocast(torch.device("cpu"), "bf16"):
+        torch.testing.assert_close(narrow(source, LENGTHS, target), model(source, LENGTHS, target), rtol=0, atol=0.01)
+    for name, each in model.state_dict().items():
+        assert each.dtype == torch.float32
+        assert torch.equal(each, before[name])
+    kept = model.encoder.embedding.table.weight
+    assert narrow.encoder.embedding.table.weight is kept
+    assert {each.dtype for each in narrow.parameters()} == {torch.float32, torch.bfloat16}
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("chunk", [loss.CHUNK, 100, 1])
 @pytest.mark.parametrize("divisor", [1.0, 7.0])

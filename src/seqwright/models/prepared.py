@@ -1,21 +1,27 @@
 """A trained model made ready for search: what depends on its parameters alone is computed once."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqwright.models.fused_decoder import DecoderWeights
 from seqwright.models.products import product
 from seqwright.models.protocols import Decoder, Encoded
+from seqwright.models.rnn import RecurrentCell
 from seqwright.models.rnn_decoder import RecurrentDecoder, RecurrentState
 from seqwright.models.seq2seq import Seq2Seq
 
 MAX_TABLE = 1 << 27
 """Numbers that the table of projected embeddings may hold: half a gigabyte in fp32."""
+
+
+NARROWED = (nn.Linear, nn.Conv1d, nn.LSTM, nn.GRU, RecurrentCell)
+"""Modules whose parameters enter matrix products and nothing else."""
 
 
 class SearchDecoder(Protocol):
@@ -51,8 +57,9 @@ class PreparedModel:
     """
 
     def __init__(self, model: Seq2Seq, dtype: torch.dtype = torch.float32) -> None:
-        self.encode = model.encode
-        self.decoder = prepared_decoder(model.decoder, dtype)
+        narrow = narrowed(model, dtype)
+        self.encode = narrow.encode
+        self.decoder = prepared_decoder(model.decoder, narrow.decoder, dtype)
         self._output = product(model.output_layer.weight.detach().to(dtype))
         self._bias = model.output_layer.bias.detach()
         self._dtype = dtype
@@ -62,11 +69,27 @@ class PreparedModel:
         return self._output(hidden.to(self._dtype)).float().add_(self._bias)
 
 
-def prepared_decoder(decoder: Decoder, dtype: torch.dtype) -> SearchDecoder:
-    """The fast form of a decoder where there is one, otherwise the decoder."""
+def prepared_decoder(decoder: Decoder, narrow: Decoder, dtype: torch.dtype) -> SearchDecoder:
+    """The fast form of a decoder where there is one, otherwise `narrow`, the decoder that `narrowed` makes of it."""
     if isinstance(decoder, RecurrentDecoder) and decoder.is_fusable:
-        return PreparedRecurrentDecoder(decoder, dtype)
-    return decoder
+        return PreparedRecurrentDecoder(decoder, narrow, dtype)
+    return narrow
+
+
+def narrowed(model: Seq2Seq, dtype: torch.dtype) -> Seq2Seq:
+    """A copy whose matrix products' weights are of `dtype`, to be run under autocast, which need not cast them then.
+
+    Everything else of it is the model's own; in fp32 it is the model.
+    """
+    if dtype == torch.float32:
+        return model
+    shared = {id(each): each for each in (*model.parameters(), *model.buffers())}
+    copied = copy.deepcopy(model, shared)
+    for part in copied.modules():
+        if isinstance(part, NARROWED):
+            for name, weight in list(part.named_parameters(recurse=False)):
+                setattr(part, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
+    return copied
 
 
 class PreparedRecurrentDecoder:
@@ -78,11 +101,12 @@ class PreparedRecurrentDecoder:
 
     Args:
         decoder: the decoder.
+        narrow: what `narrowed` makes of it.
         dtype: the type of the matrix products of a step, fp32 or bf16.
     """
 
-    def __init__(self, decoder: RecurrentDecoder, dtype: torch.dtype) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: RecurrentDecoder, narrow: Decoder, dtype: torch.dtype) -> None:
+        self._start = narrow.start
         self._dtype = dtype
         with torch.no_grad():
             weights = DecoderWeights(*(weight.detach().to(dtype) for weight in vars(decoder.weights()).values()))
@@ -96,7 +120,7 @@ class PreparedRecurrentDecoder:
 
     def start(self, encoded: Encoded) -> RecurrentState:
         """As `RecurrentDecoder.start`, but for the keys, which are twice as large; `fused_decoder` says why."""
-        state = self._decoder.start(encoded)
+        state: RecurrentState = self._start(encoded)
         memory = state.memory
         keys, values = 2 * memory.keys.to(self._dtype), memory.values.to(self._dtype)
         return dataclasses.replace(state, memory=dataclasses.replace(memory, keys=keys, values=values))
