@@ -1,13 +1,14 @@
 """The fast paths of training against the plain ones that they stand for."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqwright.devices import autocast
+from seqwright.devices import Precision, autocast
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models import loss, prepared
 from seqwright.models.loss import output_loss
@@ -108,23 +109,31 @@ def test_only_decoders_that_it_covers_are_fused(settings: dict[str, object], fus
 
 @pytest.mark.parametrize("settings", [{}, {"rnn_decoder_state_init": "avg"}, {"rnn_attention_type": "dot"}])
 @pytest.mark.parametrize("max_table", [prepared.MAX_TABLE, 0])
+@pytest.mark.parametrize(("precision", "rtol", "atol"), [("fp32", 1e-5, 1e-6), ("bf16", 0.02, 0.02)])
 @torch.no_grad()
 def test_a_prepared_model_steps_as_the_model_does(
-    settings: dict[str, object], max_table: int, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, object],
+    max_table: int,
+    precision: Precision,
+    rtol: float,
+    atol: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(prepared, "MAX_TABLE", max_table)
     model = make_model(**settings).eval()
-    fast = prepared.PreparedModel(model)
-    encoded = model.encode(torch.randint(4, 50, (5, 7), generator=torch.Generator().manual_seed(1)), LENGTHS)
+    fast = prepared.PreparedModel(model, precision)
+    source = torch.randint(4, 50, (5, 7), generator=torch.Generator().manual_seed(1))
     thrice = torch.arange(5).repeat_interleave(3)
-    states = [select_hypotheses(decoder.start(encoded), thrice) for decoder in (model.decoder, fast.decoder)]
+    starts = [each.decoder.start(each.encode(source, LENGTHS)) for each in (model, fast)]
+    states = [select_hypotheses(start, thrice) for start in starts]
+    close = partial(torch.testing.assert_close, rtol=rtol, atol=atol, check_dtype=precision == "fp32")
     for number in range(4):
         tokens = torch.arange(15) * 3 + number
         hidden, weights, states[0] = model.decoder.step(tokens, states[0])
         fast_hidden, fast_weights, states[1] = fast.decoder.step(tokens, states[1])
-        torch.testing.assert_close(fast_hidden, hidden, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(fast_weights, weights, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(fast.logits(fast_hidden), model.logits(hidden), rtol=1e-5, atol=1e-5)
+        close(fast_hidden, hidden)
+        close(fast_weights, weights)
+        close(fast.logits(fast_hidden), model.logits(hidden))
         order = torch.arange(15).view(5, 3).flip(1).flatten()
         states = [select_hypotheses(state, order) for state in states]
 

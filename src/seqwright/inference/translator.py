@@ -12,7 +12,7 @@ from torch import Tensor
 
 from seqwright.artifacts import TrainedModel, load_model
 from seqwright.data.vocabulary import EOS, PAD, Vocabulary
-from seqwright.devices import Precision, autocast, choose_device, choose_precision
+from seqwright.devices import Precision, choose_device, choose_precision
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.beam_search import Hypothesis, beam_search
 from seqwright.models.prepared import PreparedModel, SearchModel
@@ -65,7 +65,7 @@ class Translator:
         self.device = device
         self.precision: Precision = precision
         model = trained.model.to(device).eval()
-        self._model: SearchModel = PreparedModel(model, torch.bfloat16 if precision == "bf16" else torch.float32)
+        self._model: SearchModel = PreparedModel(model, precision)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", precision: str = "auto") -> Self:
@@ -184,18 +184,17 @@ class Translator:
         beam_size = beam_size or self.trained.settings.beam_size
         limits = max_output_lengths or [None] * len(sources)
         batch, lengths = self._pad(sources)
-        with autocast(self.device, self.precision):
-            beam_search(
-                self._model,
-                batch,
-                lengths,
-                beam_size=beam_size,
-                max_lengths=self._max_lengths(lengths, limits),
-                nbest=min(nbest, beam_size),
-                attention=attention,
-                found=lambda i, hypotheses: found(i, self._assemble(hypotheses, len(sources[i]), limits[i])),
-                abandoned=abandoned,
-            )
+        beam_search(
+            self._model,
+            batch,
+            lengths,
+            beam_size=beam_size,
+            max_lengths=self._max_lengths(lengths, limits),
+            nbest=min(nbest, beam_size),
+            attention=attention,
+            found=lambda i, hypotheses: found(i, self._assemble(hypotheses, len(sources[i]), limits[i])),
+            abandoned=abandoned,
+        )
 
     def _pad(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """The sources as one padded batch `[B, S]` with its lengths `[B]`, EOS where the model expects it."""

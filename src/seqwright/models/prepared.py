@@ -3,13 +3,15 @@
 import copy
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqwright.models.fused_decoder import DecoderWeights
+from seqwright.devices import Precision, autocast
 from seqwright.models.products import product
 from seqwright.models.protocols import Decoder, Encoded
 from seqwright.models.rnn import RecurrentCell
@@ -52,28 +54,36 @@ class PreparedModel:
     """A model for search. Its parameters must not change while this is in use.
 
     Args:
-        model: the model.
-        dtype: the type of the matrix products of a step, fp32 or bf16.
+        model: the model, where it is to run.
+        precision: the arithmetic of its matrix products.
     """
 
-    def __init__(self, model: Seq2Seq, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: Seq2Seq, precision: Precision = "fp32") -> None:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        weight = model.output_layer.weight.detach()
         narrow = narrowed(model, dtype)
-        self.encode = narrow.encode
-        self.decoder = prepared_decoder(model.decoder, narrow.decoder, dtype)
-        self._output = product(model.output_layer.weight.detach().to(dtype))
+        self._encode = narrow.encode
+        self._arithmetic = partial(autocast, weight.device, precision)
+        self.decoder = self._prepared(model.decoder, narrow.decoder, dtype)
+        self._output = product(weight.to(dtype))
         self._bias = model.output_layer.bias.detach()
         self._dtype = dtype
+
+    def encode(self, source: Tensor, source_lengths: Tensor) -> Encoded:
+        """As `Seq2Seq.encode`."""
+        with self._arithmetic():
+            return self._encode(source, source_lengths)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """As `Seq2Seq.logits`."""
         return self._output(hidden.to(self._dtype)).float().add_(self._bias)
 
-
-def prepared_decoder(decoder: Decoder, narrow: Decoder, dtype: torch.dtype) -> SearchDecoder:
-    """The fast form of a decoder where there is one, otherwise `narrow`, the decoder that `narrowed` makes of it."""
-    if isinstance(decoder, RecurrentDecoder) and decoder.is_fusable:
-        return PreparedRecurrentDecoder(decoder, narrow, dtype)
-    return narrow
+    def _prepared(self, decoder: Decoder, narrow: Decoder, dtype: torch.dtype) -> SearchDecoder:
+        """The fast form of a decoder where there is one; `narrow` is what `narrowed` makes of it."""
+        plain: SearchDecoder = narrow if dtype == torch.float32 else AutocastDecoder(narrow, self._arithmetic)
+        if isinstance(decoder, RecurrentDecoder) and decoder.is_fusable:
+            return PreparedRecurrentDecoder(decoder, plain.start, dtype)
+        return plain
 
 
 def narrowed(model: Seq2Seq, dtype: torch.dtype) -> Seq2Seq:
@@ -92,37 +102,64 @@ def narrowed(model: Seq2Seq, dtype: torch.dtype) -> Seq2Seq:
     return copied
 
 
+class AutocastDecoder:
+    """A decoder that is run under autocast.
+
+    Args:
+        decoder: the decoder.
+        arithmetic: makes the context to run it in.
+    """
+
+    def __init__(self, decoder: Decoder, arithmetic: Callable[[], AbstractContextManager[object]]) -> None:
+        self._decoder = decoder
+        self._arithmetic = arithmetic
+
+    def start(self, encoded: Encoded) -> Any:  # noqa: ANN401
+        """As `SearchDecoder.start`."""
+        with self._arithmetic():
+            return self._decoder.start(encoded)
+
+    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:  # noqa: ANN401
+        """As `SearchDecoder.step`."""
+        with self._arithmetic():
+            return self._decoder.step(token, state)
+
+
 class PreparedRecurrentDecoder:
     """A recurrent decoder of the kind that `fused_decoder` covers, for search.
 
     The gates' share of each target token is looked up in a table, `W [embedding] + b` for the whole vocabulary; the
     shares of the two recurrent inputs come from one product. Every tanh is `2 σ(2x) - 1`, for PyTorch's sigmoid takes a
-    quarter of the time of its tanh on a CPU; the factor 2 within is part of the weights where there are any.
+    quarter of the time of its tanh on a CPU; the factor 2 within is part of the weights where there are any. On a CPU
+    attention is fp32 whatever the products are: its sums and sigmoids take half as long again in bf16.
 
     Args:
         decoder: the decoder.
-        narrow: what `narrowed` makes of it.
+        start: its `start`, in the arithmetic that search is to run in.
         dtype: the type of the matrix products of a step, fp32 or bf16.
     """
 
-    def __init__(self, decoder: RecurrentDecoder, narrow: Decoder, dtype: torch.dtype) -> None:
-        self._start = narrow.start
+    def __init__(
+        self, decoder: RecurrentDecoder, start: Callable[[Encoded], RecurrentState], dtype: torch.dtype
+    ) -> None:
+        self._start = start
         self._dtype = dtype
         with torch.no_grad():
-            weights = DecoderWeights(*(weight.detach().to(dtype) for weight in vars(decoder.weights()).values()))
+            weights = decoder.weights()
             scale = _gate_scale(decoder.output_size, weights.step)
             self._gates = _gates_by_token(decoder)
-        self._hidden_bias = 2 * weights.hidden_bias.float()
-        self._step = product(weights.step * scale.unsqueeze(1))
-        self._query = product(2 * weights.query)
-        self._score = 2 * weights.score
-        self._hidden = product(2 * weights.hidden)
+        self._attention_dtype = torch.float32 if scale.device.type == "cpu" else dtype
+        self._hidden_bias = 2 * weights.hidden_bias.detach()
+        self._step = product((weights.step * scale.unsqueeze(1)).to(dtype))
+        self._query = product((2 * weights.query.detach()).to(dtype))
+        self._score = (2 * weights.score.detach()).to(self._attention_dtype)
+        self._hidden = product((2 * weights.hidden.detach()).to(dtype))
 
     def start(self, encoded: Encoded) -> RecurrentState:
         """As `RecurrentDecoder.start`, but for the keys, which are twice as large; `fused_decoder` says why."""
-        state: RecurrentState = self._start(encoded)
-        memory = state.memory
-        keys, values = 2 * memory.keys.to(self._dtype), memory.values.to(self._dtype)
+        state = self._start(encoded)
+        memory, dtype = state.memory, self._attention_dtype
+        keys, values = 2 * memory.keys.to(dtype), memory.values.to(dtype)
         return dataclasses.replace(state, memory=dataclasses.replace(memory, keys=keys, values=values))
 
     def step(self, token: Tensor, state: RecurrentState) -> tuple[Tensor, Tensor, RecurrentState]:
@@ -133,12 +170,12 @@ class PreparedRecurrentDecoder:
         narrow = output.to(self._dtype)
 
         sentences, length, width = memory.keys.shape
-        query = self._query(narrow).view(sentences, -1, 1, width)
+        query = self._query(narrow).to(self._attention_dtype).view(sentences, -1, 1, width)
         looked = torch.add(memory.keys.unsqueeze(1), query).sigmoid_()
         scores = (looked @ self._score).float() + memory.bias.unsqueeze(1)
         attention = torch.softmax(scores, dim=2)
-        context = torch.bmm(attention.to(self._dtype), memory.values).view(len(token), -1)
-        joined = self._hidden(torch.cat([narrow, context], dim=1)).float()
+        context = torch.bmm(attention.to(self._attention_dtype), memory.values).view(len(token), -1)
+        joined = self._hidden(torch.cat([narrow, context.to(self._dtype)], dim=1)).float()
         hidden = joined.add_(self._hidden_bias).sigmoid_().mul_(2).sub_(1)
         following = dataclasses.replace(state, hidden=hidden, cells=((output, cell),))
         return hidden, attention.view(len(token), length), following
