@@ -1,10 +1,10 @@
 """Data-parallel training: what the processes that train one model together exchange.
 
 Every process has the whole model and a share of every batch. Gradients are summed while the backward pass still runs
-(`DistributedDataParallel`; Li et al. 2020), each of the loss over the target tokens of the whole batch, so that the
-update is that of one process. Of the token embeddings only the rows of the batch's tokens have a gradient: those rows
-are summed, after the backward pass, and not the whole tables. Content that is no tensor travels as bytes: nothing is
-unpickled.
+(Li et al. 2020), each of the loss over the target tokens of the whole batch, so that the update is that of one process.
+Of the token embeddings only the rows of the batch's tokens have a gradient: those rows are summed, and not the whole
+tables. PyTorch's `DistributedDataParallel` does neither sums nor rows, and copies every gradient into its buckets.
+Content that is no tensor travels as bytes: nothing is unpickled.
 """
 
 import contextlib
@@ -13,18 +13,21 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from seqwright.errors import AlgorithmError, ClientError
 
 TIMEOUT = 600.0
 """Seconds that a process waits for the others before it gives them up."""
+
+_SMALL = 1 << 14
+"""Elements of a gradient that is not worth an exchange of its own."""
 
 
 class LostContactError(AlgorithmError):
@@ -115,44 +118,10 @@ class Group:
         dist.all_gather(carriers, _tensor_of(content.ljust(longest, b"\0"), self.device))
         return [carrier[: int(size)].cpu().numpy().tobytes() for carrier, size in zip(carriers, sizes, strict=True)]
 
-    def wrap(self, module: nn.Module, by_rows: Sequence[Tensor], may_leave_unused: bool) -> nn.Module:
-        """The module, its gradients summed over all processes as its backward pass makes them.
-
-        Args:
-            module: all start with the leading process's parameters.
-            by_rows: parameters whose gradients are left to `sum_rows`.
-            may_leave_unused: whether a backward pass may not reach every parameter.
-        """
-        if self.size == 1:
-            return module
-        for parameter in by_rows:
+    def align(self, parameters: Iterable[Tensor]) -> None:
+        """Give every process the leading one's parameters."""
+        for parameter in parameters if self.size > 1 else ():
             dist.broadcast(parameter.data, 0)
-        apart = [name for name, each in module.named_parameters() if any(each is other for other in by_rows)]
-        if not any(each.requires_grad for name, each in module.named_parameters() if name not in apart):
-            return module
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, apart)  # type: ignore[no-untyped-call]
-        wrapped = DistributedDataParallel(module, find_unused_parameters=may_leave_unused, gradient_as_bucket_view=True)
-        wrapped.register_comm_hook(None, _sum)
-        return wrapped
-
-    def sum_rows(self, tables: Sequence[Tensor], ids: Sequence[Tensor]) -> None:
-        """Sum the gradients of embedding tables over all processes.
-
-        Args:
-            tables: each `[V, E]`; one without a gradient is passed over.
-            ids: what was looked up in each, by any of the processes; all other rows have no gradient.
-        """
-        if self.size == 1:
-            return
-        used = [(table.grad, torch.unique(each)) for table, each in zip(tables, ids, strict=True)]
-        found = [(gradient, rows.to(gradient.device)) for gradient, rows in used if gradient is not None]
-        if not found:
-            return
-        summed = torch.cat([gradient.index_select(0, rows).flatten() for gradient, rows in found])
-        dist.all_reduce(summed)
-        parts = torch.split(summed, [len(rows) * gradient.shape[1] for gradient, rows in found])
-        for (gradient, rows), part in zip(found, parts, strict=True):
-            gradient.index_copy_(0, rows, part.view(len(rows), -1))
 
     def take_turns(self) -> Iterator[bool]:
         """Twice, once with True: first for one process of each host, then for the others."""
@@ -161,16 +130,79 @@ class Group:
             self.sum(0)
 
 
-def without_exchange(module: nn.Module) -> contextlib.AbstractContextManager[object]:
-    """A context in which gradients are added up but not yet exchanged."""
-    return module.no_sync() if isinstance(module, DistributedDataParallel) else contextlib.nullcontext()
+class GradientSums:
+    """The gradients of a model, summed over all processes while its backward pass makes them; nothing where alone.
 
+    A gradient is on its way as soon as it is complete, and stays where the backward pass put it. Small ones wait for
+    the end and travel together.
 
-def _sum(_: None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
-    """Sum a bucket of gradients over all processes, where `DistributedDataParallel` would take the mean."""
-    work = dist.all_reduce(bucket.buffer(), async_op=True)
-    summed: torch.futures.Future[Tensor] = work.get_future().then(lambda done: done.value()[0])
-    return summed
+    Args:
+        group: the processes.
+        parameters: the model's; one that gets no gradient gets none in any of the processes.
+        tables: those of them that are embedding tables, `[V, E]`, whose gradients travel by rows.
+    """
+
+    def __init__(self, group: Group, parameters: Iterable[Tensor], tables: Sequence[Tensor]) -> None:
+        self._tables = tables
+        self._rows: Sequence[Tensor] | None = None
+        self._small: list[Tensor] = []
+        self._sent: list[tuple[dist.Work, Callable[[], object]]] = []
+        self._is_alone = group.size == 1
+        if self._is_alone:
+            return
+        for parameter in parameters:
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._take)  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def of_backward(self, ids: Sequence[Tensor]) -> Iterator[None]:
+        """A context for the backward pass that completes the gradients; when it ends, they are summed.
+
+        Args:
+            ids: what was looked up in each of the tables, by any of the processes; all other rows have no gradient.
+        """
+        if self._is_alone:
+            yield
+            return
+        self._rows = [torch.unique(each).to(table.device) for table, each in zip(self._tables, ids, strict=True)]
+        try:
+            yield
+            if self._small:
+                self._send_together(self._small)
+            for work, put in self._sent:
+                work.wait()
+                put()
+        finally:
+            self._rows, self._small, self._sent = None, [], []
+
+    def _take(self, parameter: Tensor) -> None:
+        """Take note of a gradient that is complete, but for parts of a batch that are still to come."""
+        gradient = parameter.grad
+        if self._rows is None or gradient is None:
+            return
+        for table, rows in zip(self._tables, self._rows, strict=True):
+            if table is parameter:
+                part = gradient.index_select(0, rows)
+                self._send(part, partial(gradient.index_copy_, 0, rows, part))
+                return
+        if gradient.numel() <= _SMALL:
+            self._small.append(gradient)
+        else:
+            self._send(gradient, lambda: None)
+
+    def _send_together(self, gradients: Sequence[Tensor]) -> None:
+        packed = torch.cat([each.flatten() for each in gradients])
+        parts = torch.split(packed, [each.numel() for each in gradients])
+
+        def put() -> None:
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+        self._send(packed, put)
+
+    def _send(self, values: Tensor, put: Callable[[], object]) -> None:
+        """Begin to sum; `put` is called when that is done."""
+        self._sent.append((dist.all_reduce(values, async_op=True), put))
 
 
 def _tensor_of(content: bytes, device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from seqwright.data.batches import Batch, Batches
@@ -16,7 +16,7 @@ from seqwright.hyperparameters import Hyperparameters
 from seqwright.metrics import perplexity
 from seqwright.models.loss import BatchLoss, batch_loss
 from seqwright.models.seq2seq import Seq2Seq
-from seqwright.training.parallel import Group, without_exchange
+from seqwright.training.parallel import GradientSums, Group
 from seqwright.training.progress import Checkpoint, Monitor, Progress, Scores, Update
 from seqwright.training.schedules import Schedule
 
@@ -64,8 +64,8 @@ class Trainer:
         self.progress = progress or Progress()
         self.accumulate = accumulate
         self.group = group or Group()
-        self._objective: nn.Module = _Objective(model, settings.label_smoothing)
-        self._tables = [side.embedding.table.weight for side in (model.encoder, model.decoder)]
+        tables = [side.embedding.table.weight for side in (model.encoder, model.decoder)]
+        self._sums = GradientSums(self.group, model.parameters(), tables)
         self._stopping = False
         self._validate = validate
         self._monitors: list[Monitor] = []
@@ -88,8 +88,7 @@ class Trainer:
                 any may say so, and all stop after the next.
         """
         self._monitors = list(monitors)
-        # Fixed attention looks at one state alone: what leads to the others gets no gradient.
-        self._objective = self.group.wrap(self._objective, self._tables, self.settings.rnn_attention_type == "fixed")
+        self.group.align(self.model.parameters())
         progress, frequency = self.progress, self.settings.checkpoint_frequency_num_batches
         for monitor in self._monitors:
             monitor.on_start(progress)
@@ -127,7 +126,6 @@ class Trainer:
             group["lr"] = rate
         self.model.train()
         parts = self._gradient(batch.share(self.group.rank, self.group.size).to(self._device), batch)
-        self.group.sum_rows(self._tables, [batch.source, batch.target_in])
         loss = sum((part.objective.detach() for part in parts), torch.zeros((), device=self._device))
         if self.group.size > 1:
             summed, stopping = self.group.sum(float(loss), stop_requested())
@@ -159,17 +157,19 @@ class Trainer:
             ClientError: a single pair does not fit into the device's memory.
             NoRoomError: the share does not, and there are other processes, which cannot be told any more.
         """
+        looked_up = [batch.source, batch.target_in]
         if not share.num_pairs:
             self.optimizer.zero_grad()
-            self._backward(batch.share(0, batch.num_pairs).to(self._device), math.inf)
+            with self._sums.of_backward(looked_up):
+                self._backward(batch.share(0, batch.num_pairs).to(self._device), math.inf)
             return []
         while True:
             try:
                 self.optimizer.zero_grad()
                 *first, last = share.split(self.accumulate)
-                with without_exchange(self._objective):
-                    losses = [self._backward(part, batch.num_tokens) for part in first]
-                return [*losses, self._backward(last, batch.num_tokens)]
+                losses = [self._backward(part, batch.num_tokens) for part in first]
+                with self._sums.of_backward(looked_up):
+                    return [*losses, self._backward(last, batch.num_tokens)]
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -186,9 +186,9 @@ class Trainer:
                 logger.warning("the batch does not fit into memory: computing it in %d parts", self.accumulate)
 
     def _backward(self, part: Batch, tokens: float) -> BatchLoss:
-        """Add the gradient of a part of a batch of so many target tokens."""
+        """Add the gradient of a part of a batch of so many target tokens, the part's share of their mean."""
         with autocast(self._device, self._precision):
-            scored: BatchLoss = self._objective(part, tokens)
+            scored = batch_loss(self.model, part, self.settings.label_smoothing, tokens)
         scored.objective.backward()  # type: ignore[no-untyped-call]
         return scored
 
@@ -273,19 +273,6 @@ class NoRoomError(ClientError):
 
     def __str__(self) -> str:
         return f"{self._text}: start again with --accumulate {self.accumulate}"
-
-
-class _Objective(nn.Module):
-    """What is trained: from a batch to its loss."""
-
-    def __init__(self, model: Seq2Seq, smoothing: float) -> None:
-        super().__init__()
-        self.model = model
-        self._smoothing = smoothing
-
-    def forward(self, batch: Batch, tokens: float) -> BatchLoss:
-        """The loss of a batch, or of a part of one: the objective is the part's share of the mean over `tokens`."""
-        return batch_loss(self.model, batch, self._smoothing, tokens)
 
 
 class _Seen:
