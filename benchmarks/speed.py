@@ -50,7 +50,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from seqwright.artifacts import load_model
-from seqwright.data.batches import Batch
 from seqwright.data.corpus import load_channel, load_vocabularies
 from seqwright.data.prepare import prepare
 from seqwright.devices import Precision, choose_precision, computes_in_bf16
@@ -237,7 +236,7 @@ def child_train(kind: str) -> Callable[[argparse.Namespace], dict[str, float]]:
             "pairs_per_second": rate,
             "peak_share": 100 * rate * PAIR_FLOPS / GIGA / peak_rate(torch.bfloat16 if bf16 else torch.float32),
             "memory_over_state": most / state,
-            "memory_ratio": most / (state + kept(model, longest.batch)),
+            "memory_ratio": most / (state + kept(model, longest.inputs)),
             "first_update": clock.first,
         }
 
@@ -245,27 +244,26 @@ def child_train(kind: str) -> Callable[[argparse.Namespace], dict[str, float]]:
 
 
 class Longest:
-    """Keeps the batch with the most places, padding counted, that any module is called with."""
+    """Keeps what the model is called with for the batch with the most places, padding counted."""
 
     def __init__(self) -> None:
-        self.batch: Batch | None = None
+        self.inputs: tuple[torch.Tensor, ...] = ()
 
-    def __call__(self, _: object, inputs: tuple[object, ...]) -> None:
-        """Look at a module's inputs."""
-        if inputs and isinstance(batch := inputs[0], Batch) and places(batch) > places(self.batch):
-            self.batch = batch
+    def __call__(self, module: object, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Look at a module's inputs: of a `Seq2Seq` in training, source ids, their lengths and target ids."""
+        if isinstance(module, Seq2Seq) and module.training and places(inputs) > places(self.inputs):
+            self.inputs = inputs
 
 
-def places(batch: Batch | None) -> int:
+def places(inputs: tuple[torch.Tensor, ...]) -> int:
     """Source and target places of a batch."""
-    return batch.source.numel() + batch.target_in.numel() if batch else 0
+    return sum(each.numel() for each in inputs)
 
 
-def kept(model: Seq2Seq, batch: Batch | None) -> int:
+def kept(model: Seq2Seq, inputs: tuple[torch.Tensor, ...]) -> int:
     """Bytes that a batch takes besides the model: what encoder and decoder keep of it for the backward pass."""
-    assert batch is not None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as watched:
-        hidden = model(batch.source, batch.source_lengths, batch.target_in)
+        hidden = model(*inputs)
     assert hidden.grad_fn is not None
     return sum(event.self_cpu_memory_usage for event in watched.key_averages())
 
