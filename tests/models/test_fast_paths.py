@@ -1,6 +1,5 @@
 """The fast paths of training against the plain ones that they stand for."""
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -10,9 +9,8 @@ from torch.nn import functional as F
 
 from seqwright.devices import Precision, autocast
 from seqwright.hyperparameters import Hyperparameters
-from seqwright.models import loss, prepared
+from seqwright.models import loss, prepared, products
 from seqwright.models.loss import output_loss
-from seqwright.models.products import product
 from seqwright.models.protocols import select_hypotheses
 from seqwright.models.rnn_decoder import RecurrentDecoder
 from seqwright.models.seq2seq import Seq2Seq, build_model, initialize_model
@@ -209,10 +207,29 @@ def _three(tensors: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("rows", [1, 5, 64, 200])
 @pytest.mark.parametrize("shape", [(16, 8), (1024, 1100)], ids=["small", "large"])
 @pytest.mark.parametrize("layout", ["whole", "part"])
-def test_prepared_products_are_products(rows: int, shape: tuple[int, int], layout: str) -> None:
+@pytest.mark.parametrize("after", ["", "bias", "bias and tanh"])
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-4), (torch.bfloat16, 0.01)])
+@pytest.mark.parametrize("packs", [True, False])
+def test_prepared_products_are_products(
+    rows: int,
+    shape: tuple[int, int],
+    layout: str,
+    after: str,
+    dtype: torch.dtype,
+    rtol: float,
+    packs: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not packs:
+        monkeypatch.setattr(products, "_packs", lambda _: False)
     generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(*shape, generator=generator)
-    inputs = torch.randn(rows, 2 * shape[1], generator=generator)
+    weight = (torch.randn(*shape, generator=generator) / shape[1] ** 0.5).to(dtype)
+    bias = torch.randn(shape[0], generator=generator) if after else None
+    inputs = torch.randn(rows, 2 * shape[1], generator=generator).to(dtype)
     x = inputs[:, : shape[1]] if layout == "part" else inputs[:, : shape[1]].contiguous()
-    multiply: Callable[[Tensor], Tensor] = product(weight)
-    torch.testing.assert_close(multiply(x), x @ weight.t(), rtol=1e-4, atol=1e-3)
+    result = products.product(weight, bias, tanh=after.endswith("tanh"))(x)
+    expected = F.linear(x.float(), weight.float(), bias)
+    if after.endswith("tanh"):
+        expected = expected.tanh()
+    assert result.dtype == dtype
+    torch.testing.assert_close(result.float(), expected, rtol=rtol, atol=rtol)

@@ -1,9 +1,9 @@
 """A trained model made ready for search: what depends on its parameters alone is computed once."""
 
 import copy
-import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqwright.devices import Precision, autocast
+from seqwright.models.attention import AttentionMemory
 from seqwright.models.products import product
 from seqwright.models.protocols import Decoder, Encoded
 from seqwright.models.rnn import RecurrentCell
@@ -65,8 +66,7 @@ class PreparedModel:
         self._encode = narrow.encode
         self._arithmetic = partial(autocast, weight.device, precision)
         self.decoder = self._prepared(model.decoder, narrow.decoder, dtype)
-        self._output = product(weight.to(dtype))
-        self._bias = model.output_layer.bias.detach()
+        self._output = product(weight.to(dtype), model.output_layer.bias.detach())
         self._dtype = dtype
 
     def encode(self, source: Tensor, source_lengths: Tensor) -> Encoded:
@@ -76,7 +76,7 @@ class PreparedModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """As `Seq2Seq.logits`."""
-        return self._output(hidden.to(self._dtype)).float().add_(self._bias)
+        return self._output(hidden.to(self._dtype))
 
     def _prepared(self, decoder: Decoder, narrow: Decoder, dtype: torch.dtype) -> SearchDecoder:
         """The fast form of a decoder where there is one; `narrow` is what `narrowed` makes of it."""
@@ -125,13 +125,33 @@ class AutocastDecoder:
             return self._decoder.step(token, state)
 
 
+@dataclass(frozen=True)
+class PreparedState:
+    """A `PreparedRecurrentDecoder` between two steps.
+
+    Attributes:
+        memory: the source side of attention, `[B, ...]`; the keys are twice as large as the decoder's.
+        recurrent: what the next step's gates read, `[previous attentional hidden; the cell's negated output]`,
+            `[N, 2H]`, of the products' type.
+        twice_cell: the memory cell, twice as large, fp32 `[N, H]`.
+    """
+
+    memory: AttentionMemory
+    recurrent: Tensor
+    twice_cell: Tensor
+
+
 class PreparedRecurrentDecoder:
     """A recurrent decoder of the kind that `fused_decoder` covers, for search.
 
     The gates' share of each target token is looked up in a table, `W [embedding] + b` for the whole vocabulary; the
-    shares of the two recurrent inputs come from one product. Every tanh is `2 σ(2x) - 1`, for PyTorch's sigmoid takes a
-    quarter of the time of its tanh on a CPU; the factor 2 within is part of the weights where there are any. On a CPU
-    attention is fp32 whatever the products are: its sums and sigmoids take half as long again in bf16.
+    shares of the two recurrent inputs come from one product.
+
+    Every tanh of the cell and of attention is `2 σ(2x) - 1`, for PyTorch's sigmoid takes a quarter of the time of its
+    tanh on a CPU. The factors 2 within are part of weights, keys and the memory cell. The cell's output `o · tanh(c)`
+    is kept as its negative, for that is one operation, `o - 2 o σ(2c)`, and the weights that read it are negative as
+    well: at a few thousand numbers a step, it is operations that count. On a CPU attention is fp32 whatever the
+    products are: its sums and sigmoids take half as long again in bf16.
 
     Args:
         decoder: the decoder.
@@ -144,49 +164,44 @@ class PreparedRecurrentDecoder:
     ) -> None:
         self._start = start
         self._dtype = dtype
+        size = decoder.output_size
         with torch.no_grad():
             weights = decoder.weights()
-            scale = _gate_scale(decoder.output_size, weights.step)
+            scale = _gate_scale(size, weights.step)
             self._gates = _gates_by_token(decoder)
+            step, hidden = (weights.step * scale.unsqueeze(1)).to(dtype), weights.hidden.to(dtype)
+            step[:, size:] *= -1
+            hidden = torch.cat([-hidden[:, :size], hidden[:, size:]], dim=1)
         self._attention_dtype = torch.float32 if scale.device.type == "cpu" else dtype
-        self._hidden_bias = 2 * weights.hidden_bias.detach()
-        self._step = product((weights.step * scale.unsqueeze(1)).to(dtype))
-        self._query = product((2 * weights.query.detach()).to(dtype))
+        self._step = product(step)
+        self._query = product((-2 * weights.query.detach()).to(dtype))
         self._score = (2 * weights.score.detach()).to(self._attention_dtype)
-        self._hidden = product((2 * weights.hidden.detach()).to(dtype))
+        self._hidden = product(hidden, weights.hidden_bias.detach(), tanh=True)
 
-    def start(self, encoded: Encoded) -> RecurrentState:
-        """As `RecurrentDecoder.start`, but for the keys, which are twice as large; `fused_decoder` says why."""
+    def start(self, encoded: Encoded) -> PreparedState:
+        """As `RecurrentDecoder.start`."""
         state = self._start(encoded)
-        memory, dtype = state.memory, self._attention_dtype
-        keys, values = 2 * memory.keys.to(dtype), memory.values.to(dtype)
-        return dataclasses.replace(state, memory=dataclasses.replace(memory, keys=keys, values=values))
+        (output, cell), dtype = state.cells[0], self._attention_dtype
+        memory = AttentionMemory(2 * state.memory.keys.to(dtype), state.memory.values.to(dtype), state.memory.bias)
+        return PreparedState(memory, torch.cat([state.hidden, -output], dim=1).to(self._dtype), 2 * cell.float())
 
-    def step(self, token: Tensor, state: RecurrentState) -> tuple[Tensor, Tensor, RecurrentState]:
+    def step(self, token: Tensor, state: PreparedState) -> tuple[Tensor, Tensor, PreparedState]:
         """As `RecurrentDecoder.step`."""
-        memory, (output, cell) = state.memory, state.cells[0]
-        recurrent = torch.cat([state.hidden, output], dim=1).to(self._dtype)
-        output, cell = _lstm_update(self._gates(token).add_(self._step(recurrent)), cell)
-        narrow = output.to(self._dtype)
+        memory = state.memory
+        gates = self._gates(token).add_(self._step(state.recurrent)).sigmoid_()
+        write, forget, candidate, read = gates.chunk(4, dim=1)
+        twice_cell = torch.mul(forget, state.twice_cell).addcmul_(write, candidate, value=4).sub_(write, alpha=2)
+        output = torch.addcmul(read, read, torch.sigmoid(twice_cell), value=-2).to(self._dtype)
 
         sentences, length, width = memory.keys.shape
-        query = self._query(narrow).to(self._attention_dtype).view(sentences, -1, 1, width)
+        query = self._query(output).to(self._attention_dtype).view(sentences, -1, 1, width)
         looked = torch.add(memory.keys.unsqueeze(1), query).sigmoid_()
         scores = (looked @ self._score).float() + memory.bias.unsqueeze(1)
         attention = torch.softmax(scores, dim=2)
         context = torch.bmm(attention.to(self._attention_dtype), memory.values).view(len(token), -1)
-        joined = self._hidden(torch.cat([narrow, context.to(self._dtype)], dim=1)).float()
-        hidden = joined.add_(self._hidden_bias).sigmoid_().mul_(2).sub_(1)
-        following = dataclasses.replace(state, hidden=hidden, cells=((output, cell),))
+        hidden = self._hidden(torch.cat([output, context.to(self._dtype)], dim=1))
+        following = PreparedState(memory, torch.cat([hidden, output], dim=1), twice_cell)
         return hidden, attention.view(len(token), length), following
-
-
-def _lstm_update(gates: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """As `rnn.lstm_update`, from gates `[N, 4H]` whose candidates are twice as large; they are overwritten."""
-    write, forget, candidate, read = gates.sigmoid_().chunk(4, dim=1)
-    memory = torch.mul(forget, memory).addcmul_(write, candidate, value=2).sub_(write)
-    squashed = torch.mul(memory, 2).sigmoid_().mul_(2).sub_(1)
-    return squashed.mul_(read), memory
 
 
 def _gate_scale(size: int, like: Tensor) -> Tensor:
