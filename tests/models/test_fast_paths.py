@@ -105,7 +105,10 @@ def test_only_decoders_that_it_covers_are_fused(settings: dict[str, object], fus
     assert decoder.is_fusable == fused
 
 
-@pytest.mark.parametrize("settings", [{}, {"rnn_decoder_state_init": "avg"}, {"rnn_attention_type": "dot"}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"rnn_decoder_state_init": "avg"}, {"rnn_decoder_state_init": "zero"}, {"rnn_attention_type": "dot"}],
+)
 @pytest.mark.parametrize("max_table", [prepared.MAX_TABLE, 0])
 @pytest.mark.parametrize(("precision", "rtol", "atol"), [("fp32", 1e-5, 1e-6), ("bf16", 0.02, 0.02)])
 @torch.no_grad()

@@ -1,22 +1,22 @@
 """A trained model made ready for search: what depends on its parameters alone is computed once."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqwright.devices import Precision, autocast
-from seqwright.models.attention import AttentionMemory
+from seqwright.models.attention import AttentionMemory, MlpAttention
 from seqwright.models.products import product
-from seqwright.models.protocols import Decoder, Encoded
+from seqwright.models.protocols import Decoder, Encoded, padding_bias
 from seqwright.models.rnn import RecurrentCell
-from seqwright.models.rnn_decoder import RecurrentDecoder, RecurrentState
+from seqwright.models.rnn_decoder import RecurrentDecoder
 from seqwright.models.seq2seq import Seq2Seq
 
 MAX_TABLE = 1 << 27
@@ -80,10 +80,9 @@ class PreparedModel:
 
     def _prepared(self, decoder: Decoder, narrow: Decoder, dtype: torch.dtype) -> SearchDecoder:
         """The fast form of a decoder where there is one; `narrow` is what `narrowed` makes of it."""
-        plain: SearchDecoder = narrow if dtype == torch.float32 else AutocastDecoder(narrow, self._arithmetic)
         if isinstance(decoder, RecurrentDecoder) and decoder.is_fusable:
-            return PreparedRecurrentDecoder(decoder, plain.start, dtype)
-        return plain
+            return PreparedRecurrentDecoder(decoder, dtype)
+        return narrow if dtype == torch.float32 else AutocastDecoder(narrow, self._arithmetic)
 
 
 def narrowed(model: Seq2Seq, dtype: torch.dtype) -> Seq2Seq:
@@ -155,35 +154,40 @@ class PreparedRecurrentDecoder:
 
     Args:
         decoder: the decoder.
-        start: its `start`, in the arithmetic that search is to run in.
-        dtype: the type of the matrix products of a step, fp32 or bf16.
+        dtype: the type of the matrix products, fp32 or bf16.
     """
 
-    def __init__(
-        self, decoder: RecurrentDecoder, start: Callable[[Encoded], RecurrentState], dtype: torch.dtype
-    ) -> None:
-        self._start = start
-        self._dtype = dtype
-        size = decoder.output_size
-        with torch.no_grad():
-            weights = decoder.weights()
-            scale = _gate_scale(size, weights.step)
-            self._gates = _gates_by_token(decoder)
-            step, hidden = (weights.step * scale.unsqueeze(1)).to(dtype), weights.hidden.to(dtype)
-            step[:, size:] *= -1
-            hidden = torch.cat([-hidden[:, :size], hidden[:, size:]], dim=1)
+    @torch.no_grad()
+    def __init__(self, decoder: RecurrentDecoder, dtype: torch.dtype) -> None:
+        size, weights, attention = decoder.output_size, decoder.weights(), cast(MlpAttention, decoder.attention)
+        scale = _gate_scale(size, weights.step)
+        step, hidden = weights.step * scale.unsqueeze(1), weights.hidden.clone()
+        step[:, size:] *= -1
+        hidden[:, :size] *= -1
+        self._size, self._dtype = size, dtype
         self._attention_dtype = torch.float32 if scale.device.type == "cpu" else dtype
-        self._step = product(step)
-        self._query = product((-2 * weights.query.detach()).to(dtype))
-        self._score = (2 * weights.score.detach()).to(self._attention_dtype)
-        self._hidden = product(hidden, weights.hidden_bias.detach(), tanh=True)
+        self._summary = decoder.summary
+        self._keys = product((2 * attention.key.weight).to(dtype))
+        self._initial = [
+            product((sign * layer.weight).to(dtype), sign * layer.bias, tanh=True)
+            for sign, layer in zip((-1, 1), cast(Sequence[nn.Linear], decoder.initial_states), strict=False)
+        ]
+        self._gates = _gates_by_token(decoder)
+        self._step = product(step.to(dtype))
+        self._query = product((-2 * weights.query).to(dtype))
+        self._score = (2 * weights.score).to(self._attention_dtype)
+        self._hidden = product(hidden.to(dtype), weights.hidden_bias.detach(), tanh=True)
 
     def start(self, encoded: Encoded) -> PreparedState:
         """As `RecurrentDecoder.start`."""
-        state = self._start(encoded)
-        (output, cell), dtype = state.cells[0], self._attention_dtype
-        memory = AttentionMemory(2 * state.memory.keys.to(dtype), state.memory.values.to(dtype), state.memory.bias)
-        return PreparedState(memory, torch.cat([state.hidden, -output], dim=1).to(self._dtype), 2 * cell.float())
+        states, dtype = encoded.states.to(self._dtype), self._attention_dtype
+        bias = padding_bias(encoded.lengths, states.shape[1], torch.float32)
+        memory = AttentionMemory(self._keys(states).to(dtype), states.to(dtype), bias)
+        summary = self._summary(encoded)
+        output = cell = zeros = states.new_zeros(len(states), self._size)
+        if summary is not None:
+            output, cell = (make(summary.to(self._dtype)) for make in self._initial)
+        return PreparedState(memory, torch.cat([zeros, output], dim=1), 2 * cell.float())
 
     def step(self, token: Tensor, state: PreparedState) -> tuple[Tensor, Tensor, PreparedState]:
         """As `RecurrentDecoder.step`."""

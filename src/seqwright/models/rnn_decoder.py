@@ -154,13 +154,23 @@ class RecurrentDecoder(nn.Module):
         Every cell's states are `tanh(W e + b)` of the encoder's last or mean state e, or zero.
         """
         zeros = encoded.states.new_zeros(len(encoded.lengths), self.output_size)
-        if self.state_init == "zero":
+        summary = self.summary(encoded)
+        if summary is None:
             states = [zeros] * (len(self.cells) * self.num_states)
         else:
-            summary = encoded.last if self.state_init == "last" else encoded.mean()
             states = [torch.tanh(layer(summary)) for layer in self.initial_states]
         pairs = zip(*[iter(states)] * self.num_states, strict=True)
         return RecurrentState(self.attention.remember(encoded), zeros, tuple(pairs))
+
+    def summary(self, encoded: Encoded) -> Tensor | None:
+        """What of the encoder the cells' first states are made from, `[B, D]`; None where they are zero."""
+        match self.state_init:
+            case "zero":
+                return None
+            case "last":
+                return encoded.last
+            case _:
+                return encoded.mean()
 
     def step(self, token: Tensor, state: RecurrentState) -> tuple[Tensor, Tensor, RecurrentState]:
         """Feed `token` `[N]`: the attentional hidden `[N, H]`, attention weights `[N, S]`, and the next state."""
