@@ -2,16 +2,18 @@
 
     python benchmarks/serving.py --model MODEL --sentences FILE [-- serve options …]
 
-`FILE` has one source sequence a line; the first `--count` of them are used. What is measured, in this order, the first
-four in turn `--rounds` times, for a machine that is shared is faster in one minute than in the next; medians:
+`FILE` has one source sequence a line; the first `--count` of them are used. What is measured, in this order, all of it
+in turn `--rounds` times, for a machine that is shared is faster in one minute than in the next; medians, and of the
+ratios the least and the greatest as well:
 
-- offline: sentences a second of `Translator.translate`;
+- offline: sentences a second of what `seqwright translate` does once the model is loaded, from file to file;
 - a crowd: `--clients` clients, each asking for one sentence after another, their rate against offline;
 - the bare search of one sentence at a time, its median time;
 - a lone client: requests of one sentence, one after another, their median against the bare search's;
 - full batches on an idle endpoint: requests of 64 sentences, one after another, their 99th percentile;
 - overload: requests of one sentence at ten times the crowd's rate, whether answered or not: the 99th percentile of
-  those accepted against that of full batches, the share refused, and the server's memory before and after.
+  those accepted against that of full batches, the share refused, and the server's memory after the last against
+  after the first.
 
 The server is `seqwright serve` in a process of its own; the clients keep their connections and share the machine with
 it. Crowd, lone client and overload are wrk's (https://github.com/wg/wrk, a package of most systems) where it is
@@ -51,6 +53,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from seqwright.inference.bulk import translate_file
 from seqwright.inference.translator import Translator
 
 OK = 200
@@ -102,26 +105,32 @@ class Overload:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What the program measures; rates in sentences a second, times in seconds, memory in MB."""
+class Turn:
+    """What is measured in turn; rates in sentences a second, times in seconds."""
 
     offline_rate: float
-    bare_p50: float
-    lone_p50: float
-    lone_ratio: float
     crowd_rate: float
-    crowd_ratio: float
     crowd_refused_share: float
     crowd_p50: float
     crowd_p99: float
+    bare_p50: float
+    lone_p50: float
     full_batch_p99: float
     overload_offered: float
     overload_accepted: float
-    overload_refused_share: float
     overload_p99: float
     overload_p50: float
-    memory_before: float
-    memory_after: float
+    memory: float
+    """The server's, in MB, at the end of the turn."""
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """What goals are set for."""
+        return {
+            "crowd": self.crowd_rate / self.offline_rate,
+            "lone": self.lone_p50 / self.bare_p50,
+            "overload": self.overload_p99 / self.full_batch_p99,
+        }
 
 
 class Connection(asyncio.Protocol):
@@ -359,10 +368,13 @@ def p99(values: Sequence[float]) -> float:
 
 
 def offline(translator: Translator, sentences: Sequence[str]) -> float:
-    """Sentences a second in bulk."""
-    started = time.perf_counter()
-    translator.translate(sentences)
-    return len(sentences) / (time.perf_counter() - started)
+    """Sentences a second in bulk, from file to file."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "source"), Path(folder, "target")
+        source.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
+        started = time.perf_counter()
+        translate_file(translator, source=source, target=target)
+        return len(sentences) / (time.perf_counter() - started)
 
 
 def bare(translator: Translator, sentences: Sequence[str], seconds: float) -> float:
@@ -380,76 +392,75 @@ def bare(translator: Translator, sentences: Sequence[str], seconds: float) -> fl
 
 def measure(
     model: Path, sentences: Sequence[str], clients: int, seconds: float, rounds: int, options: Sequence[str]
-) -> Figures:
+) -> list[Turn]:
     """Everything, in the order that the module's text gives."""
     translator = Translator.load(model)
     translator.translate(sentences[:FULL_BATCH])
     singles = [body_of([sentence]) for sentence in sentences]
     batches = [body_of(sentences[i : i + FULL_BATCH]) for i in range(0, len(sentences), FULL_BATCH)]
     full = [body for body in batches if body.count(b"\n") == FULL_BATCH] or batches
-    turns: list[tuple[float, Crowd, float, float]] = []
+    turns: list[Turn] = []
     with serving(model, options) as (port, pid):
         crowd_of(port, singles, clients, min(2.0, seconds))
         for _ in track(range(rounds), "rounds", console=Console(stderr=True), transient=True):
+            offline_rate = offline(translator, sentences)
+            crowd = crowd_of(port, singles, clients, seconds)
+            bare_p50 = bare(translator, sentences, seconds)
+            lone = crowd_of(port, singles, 1, seconds)
+            alone = uvloop.run(closed_loop(port, full, 1, seconds))
+            hard = overload_of(port, singles, OVERLOAD * crowd.rate, seconds)
             turns.append(
-                (
-                    offline(translator, sentences),
-                    crowd_of(port, singles, clients, seconds),
-                    bare(translator, sentences, seconds),
-                    crowd_of(port, singles, 1, seconds).p50,
+                Turn(
+                    offline_rate=offline_rate,
+                    crowd_rate=crowd.rate,
+                    crowd_refused_share=crowd.refused_share,
+                    crowd_p50=crowd.p50,
+                    crowd_p99=crowd.p99,
+                    bare_p50=bare_p50,
+                    lone_p50=lone.p50,
+                    full_batch_p99=p99([answer.seconds for answer in alone]),
+                    overload_offered=hard.offered,
+                    overload_accepted=hard.accepted,
+                    overload_p99=hard.accepted_p99,
+                    overload_p50=hard.p50,
+                    memory=memory(pid),
                 )
             )
-        alone = uvloop.run(closed_loop(port, full, 1, seconds))
-        before = memory(pid)
-        crowd_rate = statistics.median(crowd.rate for _, crowd, _, _ in turns)
-        hard = overload_of(port, singles, OVERLOAD * crowd_rate, seconds)
         assert statuses(port) <= {OK, 503, LEFT}, statuses(port)
-        after = memory(pid)
-    return Figures(
-        offline_rate=statistics.median(rate for rate, _, _, _ in turns),
-        bare_p50=statistics.median(seconds for _, _, seconds, _ in turns),
-        lone_p50=statistics.median(seconds for _, _, _, seconds in turns),
-        lone_ratio=statistics.median(served / searched for _, _, searched, served in turns),
-        crowd_rate=crowd_rate,
-        crowd_ratio=statistics.median(crowd.rate / rate for rate, crowd, _, _ in turns),
-        crowd_refused_share=max(crowd.refused_share for _, crowd, _, _ in turns),
-        crowd_p50=statistics.median(crowd.p50 for _, crowd, _, _ in turns),
-        crowd_p99=statistics.median(crowd.p99 for _, crowd, _, _ in turns),
-        full_batch_p99=p99([answer.seconds for answer in alone]),
-        overload_offered=hard.offered,
-        overload_accepted=hard.accepted,
-        overload_refused_share=1 - hard.accepted / hard.offered,
-        overload_p99=hard.accepted_p99,
-        overload_p50=hard.p50,
-        memory_before=before,
-        memory_after=after,
-    )
+    return turns
 
 
-def table(figures: Figures, clients: int) -> Table:
-    """The figures beside what they are held to."""
-    made = Table("", "measured", "against", "ratio", "target", box=None)
+def table(turns: Sequence[Turn], clients: int) -> Table:
+    """Medians of the turns beside what they are held to."""
+    made = Table("", "measured", "against", "ratio", "from", "to", "target", box=None)
     for column in made.columns[1:]:
         column.justify = "right"
 
-    def rate(value: float) -> str:
-        return f"{value:,.0f}/s"
+    def median(name: str) -> float:
+        return float(statistics.median(getattr(turn, name) for turn in turns))
 
-    def milliseconds(value: float) -> str:
-        return f"{1000 * value:,.1f} ms"
+    def rate(name: str) -> str:
+        return f"{median(name):,.0f}/s"
 
-    f = figures
-    hard = f.overload_p99 / f.full_batch_p99
-    made.add_row(f"{clients} clients", rate(f.crowd_rate), rate(f.offline_rate), f"{f.crowd_ratio:.0%}", "≥ 70%")
-    made.add_row("… refused", f"{f.crowd_refused_share:.1%}", "", "", "none")
-    lone = f"{f.lone_ratio:.2f}"
-    made.add_row("lone client, p50", milliseconds(f.lone_p50), milliseconds(f.bare_p50), lone, "< 1.30")
-    made.add_row("overload, p99", milliseconds(f.overload_p99), milliseconds(f.full_batch_p99), f"{hard:.2f}", "< 3.00")
-    made.add_row("overload, answered", rate(f.overload_accepted), rate(f.overload_offered), "", "")
-    made.add_row("overload, refused", f"{f.overload_refused_share:.0%}", "", "", "the rest")
-    made.add_row("… median of all answers", milliseconds(f.overload_p50), "", "", "")
-    growth = f"{f.memory_after / f.memory_before:.2f}"
-    made.add_row("memory", f"{f.memory_after:,.0f} MB", f"{f.memory_before:,.0f} MB", growth, "flat")
+    def milliseconds(name: str) -> str:
+        return f"{1000 * median(name):,.1f} ms"
+
+    def ratio(name: str, form: str) -> list[str]:
+        ratios = [turn.ratios[name] for turn in turns]
+        return [format(each, form) for each in (statistics.median(ratios), min(ratios), max(ratios))]
+
+    crowd, lone, hard = ratio("crowd", ".0%"), ratio("lone", ".2f"), ratio("overload", ".2f")
+    refused = max(turn.crowd_refused_share for turn in turns)
+    share = 1 - median("overload_accepted") / median("overload_offered")
+    made.add_row(f"{clients} clients", rate("crowd_rate"), rate("offline_rate"), *crowd, "≥ 70%")
+    made.add_row("… refused, at most", f"{refused:.1%}", "", "", "", "", "none")
+    made.add_row("lone client, p50", milliseconds("lone_p50"), milliseconds("bare_p50"), *lone, "< 1.30")
+    made.add_row("overload, p99", milliseconds("overload_p99"), milliseconds("full_batch_p99"), *hard, "< 3.00")
+    made.add_row("overload, answered", rate("overload_accepted"), rate("overload_offered"), "", "", "", "")
+    made.add_row("overload, refused", f"{share:.0%}", "", "", "", "", "the rest")
+    made.add_row("… median of all answers", milliseconds("overload_p50"), "", "", "", "", "")
+    first, last = turns[0].memory, turns[-1].memory
+    made.add_row("memory, last turn", f"{last:,.0f} MB", f"{first:,.0f} MB", f"{last / first:.2f}", "", "", "flat")
     return made
 
 
@@ -467,8 +478,8 @@ def main() -> None:
     lines = arguments.sentences.read_text(encoding="utf-8").splitlines()
     sentences = [line for line in lines if line.split()][: arguments.count]
     known = arguments.clients, arguments.seconds, arguments.rounds, arguments.options
-    figures = measure(arguments.model, sentences, *known)
-    Console(stderr=True).print(table(figures, arguments.clients))
+    turns = measure(arguments.model, sentences, *known)
+    Console(stderr=True).print(table(turns, arguments.clients))
     facts = {
         "processor": platform.processor() or platform.machine(),
         "cpus": os.cpu_count(),
@@ -477,7 +488,8 @@ def main() -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    print(json.dumps({"model": str(arguments.model), "sentences": len(sentences), **facts, **asdict(figures)}))
+    every = [{**asdict(turn), "ratios": turn.ratios} for turn in turns]
+    print(json.dumps({"model": str(arguments.model), "sentences": len(sentences), **facts, "turns": every}))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from seqwright import remote
 from seqwright.cli import app
 from seqwright.errors import ClientError
-from seqwright.remote import Staging, shown
+from seqwright.remote import Staging, filesystem, transfers
+from seqwright.remote.cache import cache_folder
+from seqwright.remote.filesystem import shown
 from tests.s3 import S3, Environ, failing, slow
 from tests.toy import SETTINGS, write_text
 
@@ -32,7 +34,7 @@ def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S3]:
         "SEQWRIGHT_CACHE": str(tmp_path / "cache"),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote, "ATTEMPTS", 3)
+    monkeypatch.setattr(filesystem, "ATTEMPTS", 3)
     client = made.client()
     client.create_bucket(Bucket="bucket")
     made.asked.clear()
@@ -58,7 +60,7 @@ CONTENT = bytes(range(256)) * 10
 
 
 def test_a_file_is_read_in_ranges_and_from_the_cache_until_it_changes(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "RANGE", 1000)
+    monkeypatch.setattr(transfers, "RANGE", 1000)
     put(s3, "a/b.bin", CONTENT)
     with Staging() as staging:
         path = staging.read("s3://bucket/a/b.bin")
@@ -68,7 +70,7 @@ def test_a_file_is_read_in_ranges_and_from_the_cache_until_it_changes(s3: S3, mo
         assert s3.asked["GET /bucket/a/b.bin"] == 3
         put(s3, "a/b.bin", CONTENT[::-1])
         assert staging.read("s3://bucket/a/b.bin").read_bytes() == CONTENT[::-1]
-    assert not list((remote.cache_folder() / "copies").rglob("*.part"))
+    assert not list((cache_folder() / "copies").rglob("*.part"))
 
 
 def test_a_folder_is_read_whole(s3: S3) -> None:
@@ -81,8 +83,8 @@ def test_a_folder_is_read_whole(s3: S3) -> None:
 
 
 def test_a_broken_read_goes_on_where_it_stopped(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "RANGE", 100)
-    monkeypatch.setattr(remote, "STREAMS", 1)
+    monkeypatch.setattr(transfers, "RANGE", 100)
+    monkeypatch.setattr(transfers, "STREAMS", 1)
     put(s3, "file", CONTENT)
 
     def fault(environ: Environ, start: Callable[..., Any]) -> Iterable[bytes] | None:
@@ -142,7 +144,7 @@ def test_lasting_trouble_is_an_error_and_what_is_there_stays(s3: S3) -> None:
     s3.fault = failing(10_000, "500 Internal Server Error", "PUT")
     with pytest.raises(ClientError, match=r"cannot write s3://bucket/out: .* is kept\)$"):
         write(b"after")
-    assert [path.read_bytes() for path in remote.cache_folder().rglob("out")] == [b"after"]
+    assert [path.read_bytes() for path in cache_folder().rglob("out")] == [b"after"]
     s3.fault = lambda environ, start: None
     assert keys(s3) == {"out": b"before"}
 
@@ -190,7 +192,7 @@ def test_wrong_credentials_are_an_error_that_tells_no_secret(s3: S3) -> None:
 
 
 def test_no_message_has_what_a_url_may_hide(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    monkeypatch.setattr(filesystem, "ATTEMPTS", 2)
     url = "http://name:pa55word@127.0.0.1:9/model.tar.gz?X-Amz-Signature=5ecret"
     assert shown(url) == "http://127.0.0.1:9/model.tar.gz"
     with pytest.raises(ClientError) as caught, caplog.at_level(logging.INFO), Staging() as staging:

@@ -1,0 +1,178 @@
+"""A URL and the file system that knows it: what is there, and how to ask again and again without telling secrets."""
+
+import hashlib
+import logging
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import tenacity
+
+from seqwright.errors import ClientError
+
+T = TypeVar("T")
+
+ATTEMPTS = 6
+"""Tries of a request, with waits of about 0.5, 1, 2, 4 and 8 seconds between them."""
+
+_OPTIONS: Mapping[str, Mapping[str, object]] = {
+    "s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}}
+}
+"""What file systems are told beyond their own configuration; repeating is done here."""
+
+_WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+"""Object stores: what is sent there appears when all of it has arrived. Elsewhere it is renamed into place."""
+
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
+_FINAL_NAMES = frozenset({"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "ValueError"})
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def is_remote(location: str) -> bool:
+    """Whether a path is a URL."""
+    return "://" in location
+
+
+def shown(location: str) -> str:
+    """A path as it may appear in messages: a URL without user, password and query, any of which may be a secret."""
+    if not is_remote(location):
+        return location
+    parts = urlsplit(location)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def join(location: str, name: str) -> str:
+    """The path of something within a folder."""
+    return f"{location.rstrip('/')}/{name}" if is_remote(location) else str(Path(location) / name)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of the other side.
+
+    Attributes:
+        name: relative to what was asked for; its last part where that is the file itself.
+        path: as the file system calls it.
+        size: in bytes, where that is known.
+        version: differs when the content does; empty where the other side tells nothing of the kind.
+    """
+
+    name: str
+    path: str
+    size: int | None
+    version: str
+
+
+class Remote:
+    """A URL and the file system that knows it."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+        from fsspec.core import url_to_fs
+
+        self.url = url
+        scheme = urlsplit(url).scheme
+        try:
+            self.fs, self.path = url_to_fs(url.rstrip("/"), skip_instance_cache=True, **_OPTIONS.get(scheme, {}))
+        except ImportError as error:
+            raise ClientError(f"{self}: {scheme}:// needs a package more: pip install 'seqwright[s3]'") from error
+        except ValueError as error:
+            known = ", ".join(sorted(fsspec.available_protocols()))
+            raise ClientError(f"{self}: {scheme}:// is unknown; known are {known}") from error
+        self.is_whole = scheme in _WHOLE
+
+    @classmethod
+    def to_write(cls, url: str) -> "Remote":
+        """One that can be written to, as far as its scheme tells."""
+        if urlsplit(url).scheme in ("http", "https"):
+            raise ClientError(f"{shown(url)} cannot be written to: name a folder, or another kind of URL")
+        return cls(url)
+
+    def __str__(self) -> str:
+        return shown(self.url)
+
+    @property
+    def name(self) -> str:
+        """What a copy of it is called: the URL's last part."""
+        return posixpath.basename(urlsplit(self.url).path.rstrip("/")) or "all"
+
+    def call(self, doing: str, function: Callable[..., T], *arguments: object, **options: object) -> T:
+        """What a function of the file system gives, in the end.
+
+        Raises:
+            ClientError: it failed for good; the message starts with `doing`, `cannot read` for one.
+        """
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_may_pass),
+            wait=tenacity.wait_exponential(0.5, max=20) + tenacity.wait_random(0, 0.5),
+            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            before_sleep=lambda state: self._tell(doing, state),
+            reraise=True,
+        )
+        try:
+            return tries(function, *arguments, **options)
+        except FileNotFoundError as error:
+            raise ClientError(f"{doing} {self}: there is no such thing, or no such bucket") from error
+        except Exception as error:
+            raise ClientError(f"{doing} {self}: {self.reason(error)}") from error
+
+    def _tell(self, doing: str, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        tried = f"attempt {state.attempt_number} of {ATTEMPTS}"
+        _LOGGER.warning("%s %s: %s; trying again (%s)", doing, self, self.reason(error), tried)
+
+    def reason(self, error: BaseException | None) -> str:
+        """What an error says, without the secrets of the URL."""
+        text = str(error) or type(error).__name__
+        parts = urlsplit(self.url)
+        for secret in (self.url, parts.netloc.rpartition("@")[0], parts.query, parts.password):
+            if secret:
+                text = text.replace(secret, str(self) if secret == self.url else "***")
+        if isinstance(error, PermissionError) or type(error).__name__ in _FINAL_NAMES:
+            text += " (check the credentials, and what they allow)"
+        return text
+
+    def _find(self) -> Mapping[str, Mapping[str, Any]]:
+        try:
+            info = self.fs.info(self.path)
+        except FileNotFoundError:
+            if not self.is_whole:
+                return {}
+            info = {"type": "directory"}  # a prefix without keys, unless the bucket is not there either
+        return {self.path: info} if info["type"] == "file" else self.fs.find(self.path, detail=True)
+
+    def files(self) -> list[RemoteFile]:
+        """Every file of a folder, or the file itself; none where there is nothing."""
+        self.fs.invalidate_cache()
+        found: Mapping[str, Mapping[str, Any]] = self.call("cannot read", self._find)
+        files = []
+        for path, info in sorted(found.items()):
+            name = path.removeprefix(self.path).strip("/") if path != self.path else self.name
+            if info.get("type") == "directory" or path.endswith("/"):
+                continue
+            if any(part in ("", ".", "..") for part in name.split("/")):
+                raise ClientError(f"cannot read {self}: the name {name!r} leads out of it")
+            files.append(RemoteFile(name, path, info.get("size"), version_of(info)))
+        return files
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """What a file system's `info` of a file tells of its version; see `RemoteFile.version`."""
+    marks = [info.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "created", "LastModified", "last_modified")]
+    told = [str(mark) for mark in marks if mark]
+    return digest([*told, str(info.get("size"))]) if told else ""
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether a failure may be over the next time."""
+    final = isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES
+    return isinstance(error, Exception) and not final
+
+
+def digest(parts: Sequence[str]) -> str:
+    """A name for the parts together, that others have not; fit for a folder."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
