@@ -10,7 +10,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
-from seqwright.files import explained, new_folder, replacing, writing
+from seqwright.files import explained, new_folder, read_json_object, remove_leftovers, replacing, writing
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import Seq2Seq, build_model
 
@@ -77,7 +77,12 @@ class TrainedModel:
     source_eos: bool = True
 
 
-def save_model(folder: Path, trained: TrainedModel, metrics: Mapping[str, float | int]) -> None:
+def save_model(
+    folder: Path,
+    trained: TrainedModel,
+    metrics: Mapping[str, float | int],
+    may_differ: Collection[str] = (),
+) -> None:
     """Write a model folder; where `folder` already holds this model, replace its weights and metrics.
 
     A reader never sees a half-written file, and a kill at any moment leaves a whole model: the first save renames a
@@ -87,28 +92,74 @@ def save_model(folder: Path, trained: TrainedModel, metrics: Mapping[str, float 
         folder: where the model goes.
         trained: what to write.
         metrics: the validation scores of these weights, for `metrics.json`.
+        may_differ: hyperparameters that the model in `folder` may have other values of; these replace them.
 
     Raises:
         ClientError: the folder holds something else, or the disk is full or not writable.
     """
     weights = {name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}
+    config = _config_of(trained)
     if (folder / CONFIG).exists():
+        require_same_model(folder, trained, may_differ)
         write_tensors(folder / WEIGHTS, weights)
         _write_json(folder / METRICS, dict(metrics))
+        if read_json_object(folder / CONFIG) != config.model_dump():
+            _write_json(folder / CONFIG, config.model_dump())
         return
-    config = Config(
-        source_vocab_size=len(trained.source_vocabulary),
-        target_vocab_size=len(trained.target_vocabulary),
-        source_eos=trained.source_eos,
-        length_ratio=trained.length_ratio,
-        hyperparameters=trained.settings.to_json_dict(),
-    )
     with new_folder(folder) as scratch:
         trained.source_vocabulary.save(scratch / SOURCE_VOCABULARY)
         trained.target_vocabulary.save(scratch / TARGET_VOCABULARY)
         write_tensors(scratch / WEIGHTS, weights)
         _write_json(scratch / METRICS, dict(metrics))
         _write_json(scratch / CONFIG, config.model_dump())
+
+
+def require_same_model(folder: Path, trained: TrainedModel, may_differ: Collection[str] = ()) -> None:
+    """Check that a model folder is of the training that `trained` is in: its weights may be replaced by these.
+
+    Args:
+        folder: the folder, with a `config.json`.
+        trained: the model.
+        may_differ: hyperparameters that need not be the same.
+
+    Raises:
+        ClientError: it is another model, or damaged.
+    """
+    there, here = read_json_object(folder / CONFIG), _config_of(trained).model_dump()
+    settings = there.pop("hyperparameters", None)
+    before = Hyperparameters.parse(settings if isinstance(settings, dict) else {}).to_json_dict()
+    now = here.pop("hyperparameters")
+    names = {name for name, value in here.items() if there.get(name) != value}
+    names |= {name for name in now if before[name] != now[name] and name not in may_differ}
+    vocabularies = ((SOURCE_VOCABULARY, trained.source_vocabulary), (TARGET_VOCABULARY, trained.target_vocabulary))
+    names |= {name for name, vocabulary in vocabularies if Vocabulary.load(folder / name).tokens != vocabulary.tokens}
+    if names:
+        raise ClientError(
+            f"{folder} holds another model, which differs in {', '.join(sorted(names))}: name another folder, or "
+            "remove this one"
+        )
+
+
+def discard_unfinished(folder: Path) -> None:
+    """Remove what a `save_model` or `copy_model` that was killed has left in `folder` or beside it.
+
+    A folder that was filled in place and is not whole, for it has no `config.json`, is emptied, but only of what is a
+    model's.
+    """
+    remove_leftovers(folder)
+    if folder.is_dir() and not (folder / CONFIG).exists():
+        for name in FILES:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _config_of(trained: TrainedModel) -> Config:
+    return Config(
+        source_vocab_size=len(trained.source_vocabulary),
+        target_vocab_size=len(trained.target_vocabulary),
+        source_eos=trained.source_eos,
+        length_ratio=trained.length_ratio,
+        hyperparameters=trained.settings.to_json_dict(),
+    )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], taken: Callable[[], None] = lambda: None) -> None:
@@ -140,7 +191,7 @@ def copy_model(source: Path, folder: Path) -> None:
         ClientError: `folder` holds something, or cannot be written.
     """
     with new_folder(folder) as scratch:
-        for name in FILES:
+        for name in (*(name for name in FILES if name != CONFIG), CONFIG):  # the last, for it makes a model whole
             shutil.copy(source / name, scratch / name)
 
 

@@ -70,6 +70,15 @@ def new_folder(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove what writers that were killed have left of a file or folder: beside it, and in the folder itself."""
+    for leftover in (*path.parent.glob(f".{path.name}.*.tmp"), *path.glob(".*.tmp")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
 def read_json_object(path: Path) -> dict[str, object]:
     """The one JSON object that a file holds.
 

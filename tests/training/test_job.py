@@ -3,8 +3,8 @@
 import json
 import logging
 import re
+import shutil
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ def test_a_run_leaves_a_model_checkpoints_and_event_files(channels: Channels, tm
     assert metrics["perplexity"] == progress.best
     assert metrics["updates"] == progress.best_updates
     left = sorted(path.name for path in (tmp_path / "model.checkpoints").iterdir())
-    assert left == ["best", "checkpoint-000000008", "checkpoint-000000010", "corpus", "tensorboard"]
+    assert left == ["best", "checkpoint-000000008", "checkpoint-000000010", "corpus", "run.json", "tensorboard"]
     assert list((tmp_path / "model.checkpoints" / "tensorboard").glob("events*"))
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
@@ -94,17 +94,125 @@ def test_a_checkpoint_holds_the_state_of_its_update_though_the_disk_is_slow(
     assert [name for name in short if not torch.equal(short[name], long[name])] == []
 
 
+def damage(checkpoint: Path, kind: str) -> None:
+    """Make a checkpoint what no writer leaves."""
+    state, tensors = checkpoint / "state.json", checkpoint / "state.safetensors"
+    match kind:
+        case "cut off":
+            tensors.write_bytes(tensors.read_bytes()[:1000])
+        case "zeros in the middle":
+            content = tensors.read_bytes()
+            middle = len(content) // 2
+            tensors.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+        case "another state":
+            state.write_text("{}")
+        case _:
+            state.unlink()
+
+
+DAMAGE = ["cut off", "zeros in the middle", "another state", "no state"]
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    channels: Channels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    kind: str, channels: Channels, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = {**SETTINGS, "max_num_batches": 8}
     train(channels, tmp_path / "straight", {**settings, "max_num_batches": 12}, precision="fp32")
     train(channels, tmp_path / "model", settings, precision="fp32")
-    (tmp_path / "model.checkpoints" / "checkpoint-000000008" / "state.safetensors").write_bytes(b"broken")
+    checkpoints = tmp_path / "model.checkpoints"
+    damage(checkpoints / "checkpoint-000000008", kind)
     with caplog.at_level(logging.WARNING):
         train(channels, tmp_path / "model", {**settings, "max_num_batches": 12}, precision="fp32")
     assert "checkpoint-000000008 is damaged" in caplog.text
     assert_same_weights(tmp_path / "straight", tmp_path / "model")
+    assert sorted(each.name for each in checkpoints.glob("checkpoint-*")) == [
+        "checkpoint-000000008",
+        "checkpoint-000000012",
+    ]
+
+
+def test_without_a_whole_checkpoint_nothing_is_begun_anew(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 8}
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    for checkpoint in (tmp_path / "model.checkpoints").glob("checkpoint-*"):
+        damage(checkpoint, "cut off")
+    with pytest.raises(ClientError, match=r"no checkpoint in .* is whole"):
+        train(channels, tmp_path / "model", {**settings, "max_num_batches": 12}, precision="fp32")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_version_is_refused(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 4}
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    state = tmp_path / "model.checkpoints" / "checkpoint-000000004" / "state.json"
+    state.write_text(state.read_text().replace('"format_version": 3', '"format_version": 9'))
+    with pytest.raises(ClientError, match="another version of seqwright, whose format is 9"):
+        train(channels, tmp_path / "model", settings, precision="fp32")
+
+
+def test_a_run_that_left_no_checkpoint_yet_is_not_continued_by_another(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 4}
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    shutil.rmtree(tmp_path / "model.checkpoints" / "checkpoint-000000004")
+    with pytest.raises(ClientError, match=r"differs in rnn_num_hidden \(was 16, is 32\)"):
+        train(channels, tmp_path / "model", {**settings, "rnn_num_hidden": 32}, precision="fp32")
+    train(channels, tmp_path / "model", settings, precision="fp32")
+
+
+def test_another_runs_model_is_not_overwritten(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 4}
+    train(channels, tmp_path / "first", settings, precision="fp32")
+    train(channels, tmp_path / "other", {**settings, "learning_rate": 0.02}, precision="fp32")
+    before = (tmp_path / "other" / "model.safetensors").read_bytes()
+    with pytest.raises(ClientError, match="other holds another model, which differs in learning_rate"):
+        train(
+            channels,
+            tmp_path / "other",
+            {**settings, "max_num_batches": 8},
+            checkpoints=tmp_path / "first.checkpoints",
+            precision="fp32",
+        )
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() == before
+
+
+def test_what_a_resumed_run_may_change_is_in_its_models_config(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 4}
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    train(channels, tmp_path / "model", {**settings, "max_num_batches": 12, "beam_size": 3}, precision="fp32")
+    assert load_model(tmp_path / "model").settings.beam_size == 3
+
+
+def test_what_kills_left_is_removed(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 4}
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    checkpoints = tmp_path / "model.checkpoints"
+    files = [tmp_path / "model" / ".model.safetensors.x.tmp", checkpoints / "best" / ".metrics.json.x.tmp"]
+    for file in files:
+        file.write_bytes(b"half")
+    folders = [tmp_path / ".model.x.tmp", checkpoints / ".best.x.tmp", checkpoints / ".checkpoint-000000008.x.tmp"]
+    for folder in folders:
+        folder.mkdir()
+    (tmp_path / "model" / "config.json").unlink()  # as where a folder was filled in place
+    train(channels, tmp_path / "model", {**settings, "max_num_batches": 8}, precision="fp32")
+    assert not [each for each in (*files, *folders) if each.exists()]
+    load_model(tmp_path / "model")
+
+
+def test_a_checkpoint_that_stands_is_not_written_again(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 4}
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    state = tmp_path / "model.checkpoints" / "checkpoint-000000004" / "state.safetensors"
+    before = state.stat().st_ino
+    train(
+        channels,
+        tmp_path / "model",
+        {**settings, "max_num_batches": 8},
+        precision="fp32",
+        stop_requested=lambda: True,
+    )
+    assert state.stat().st_ino == before
 
 
 def test_another_runs_checkpoints_are_refused_by_what_differs(channels: Channels, tmp_path: Path) -> None:
@@ -166,18 +274,49 @@ def test_a_model_lost_between_runs_comes_back_from_the_checkpoints(channels: Cha
     assert_same_weights(tmp_path / "model", tmp_path / "elsewhere")
 
 
+class Stop(Monitor):
+    """Asks to stop from an update on: at 8 and 12, before their validation."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.reached = False
+
+    def on_update(self, progress: Progress, update: Update) -> None:
+        self.reached = progress.updates >= self.at
+
+    def __call__(self) -> bool:
+        return self.reached
+
+
 def test_an_interrupted_run_leaves_a_model_and_goes_on_as_if_it_had_not_stopped(
     channels: Channels, tmp_path: Path
 ) -> None:
     settings = {**SETTINGS, "rnn_decoder_hidden_dropout": 0.3, "max_num_batches": 12}
-    train(channels, tmp_path / "straight", settings, precision="fp32")
-    for stop_at in (2, 7):
-        answers = [False] * (stop_at if stop_at == 2 else 5) + [True]
-        stop = partial(answers.pop, 0)
-        progress = train(channels, tmp_path / "model", settings, precision="fp32", stop_requested=stop)
+    straight = train(channels, tmp_path / "straight", settings, precision="fp32")
+    for stop_at in (2, 7, 8, 12):
+        stop = Stop(stop_at)
+        progress = train(channels, tmp_path / "model", settings, precision="fp32", stop_requested=stop, monitors=[stop])
         assert progress.updates == stop_at
+        assert progress.checkpoint_updates == {2: 0, 7: 4, 8: 4, 12: 8}[stop_at]
         assert load_model(tmp_path / "model")
-    train(channels, tmp_path / "model", settings, precision="fp32")
+    progress = train(channels, tmp_path / "model", settings, precision="fp32")
+    assert progress == straight
+    assert_same_weights(tmp_path / "straight", tmp_path / "model")
+
+
+def test_a_stop_in_bleu_ends_the_validation(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "optimized_metric": "bleu", "max_num_batches": 8}
+    straight = train(channels, tmp_path / "straight", settings, precision="fp32")
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 9  # 4 updates and their validation's batch come before
+
+    progress = train(channels, tmp_path / "model", settings, precision="fp32", stop_requested=stop)
+    assert (progress.updates, progress.checkpoint_updates) == (4, 0)
+    assert train(channels, tmp_path / "model", settings, precision="fp32") == straight
     assert_same_weights(tmp_path / "straight", tmp_path / "model")
 
 

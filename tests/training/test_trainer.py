@@ -19,7 +19,7 @@ from seqwright.hyperparameters import Hyperparameters
 from seqwright.training.optimizers import build_optimizer
 from seqwright.training.progress import Checkpoint, Monitor, Progress, Scores, Update
 from seqwright.training.schedules import build_schedule
-from seqwright.training.trainer import Trainer
+from seqwright.training.trainer import Trainer, Validate
 
 Maker = Callable[..., TrainedModel]
 
@@ -48,14 +48,16 @@ class Recorder(Monitor):
 
 def fit(
     make: Maker,
-    perplexities: Sequence[float],
+    perplexities: Sequence[float] | Validate,
     *,
+    progress: Progress | None = None,
     stop: Callable[[], bool] | None = None,
     accumulate: int = 1,
     change: Callable[[Trainer], object] = lambda _: None,
     **settings: Any,
 ) -> tuple[Recorder, Trainer]:
     """Train on 20 pairs, 5 batches an epoch; validation reports the given perplexities in turn, then the last."""
+    progress = progress or Progress()
     options = {"batch_size": 4, "checkpoint_frequency_num_batches": 2, **settings}
     trained = make(**options)
     generator = torch.Generator().manual_seed(1)
@@ -70,13 +72,18 @@ def fit(
         bucketing=True,
         seed=1,
     )
-    left = list(perplexities)
+
+    def in_turn(_: Callable[[], bool]) -> Scores:
+        return Scores(left.pop(0) if len(left) > 1 else left[0], 0.5, 10.0)
+
+    left = [] if callable(perplexities) else list(perplexities)
     trainer = Trainer(
         trained.model,
         build_optimizer(trained.settings, trained.model.parameters()),
         build_schedule(trained.settings),
         trained.settings,
-        lambda: Scores(left.pop(0) if len(left) > 1 else left[0], 0.5, 10.0),
+        perplexities if callable(perplexities) else in_turn,
+        progress=progress,
         accumulate=accumulate,
     )
     change(trainer)
@@ -114,6 +121,22 @@ def test_a_requested_stop_finishes_the_update_and_does_not_validate(small_model:
     assert trainer.progress.updates == recorder.interrupted_at == 3
     assert [updates for updates, _ in recorder.checkpoints] == [2]
     assert recorder.reason == "a stop was requested"
+
+
+def test_a_stop_in_a_validation_gives_it_up_and_it_comes_first_when_the_run_goes_on(small_model: Maker) -> None:
+    asked: list[bool] = []
+
+    def validate(stop_requested: Callable[[], bool]) -> Scores | None:
+        asked.append(stop_requested())
+        return None if asked[-1] else Scores(9.0, 0.5, 10.0)
+
+    settings: dict[str, Any] = {"max_num_batches": 6, "checkpoint_frequency_num_batches": 4}
+    progress = Progress()
+    stopped, _ = fit(small_model, validate, progress=progress, stop=lambda: progress.updates == 4, **settings)
+    assert (stopped.interrupted_at, stopped.checkpoints, asked) == (4, [], [True])
+    resumed, _ = fit(small_model, validate, progress=progress, **settings)
+    assert [updates for updates, _ in resumed.checkpoints] == [4, 6]
+    assert len(resumed.updates) == 2
 
 
 def test_checkpoints_come_at_their_frequency_and_at_the_end(small_model: Maker) -> None:

@@ -246,16 +246,6 @@ def test_a_resumed_run_equals_one_that_never_stopped(
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-def test_when_no_checkpoint_can_be_read_the_run_starts_over_from_its_start(
-    channels: Channels, model: Path, tmp_path: Path
-) -> None:
-    for _ in range(2):
-        train(channels, tmp_path / "second", STILL, start=Start(model=model), precision="fp32")
-        for state in (tmp_path / "second.checkpoints").glob("checkpoint-*/state.safetensors"):
-            state.write_bytes(b"broken")
-    assert perplexity(tmp_path / "second") == pytest.approx(perplexity(model), rel=1e-5)
-
-
 def test_another_start_does_not_continue_a_run(channels: Channels, model: Path, tmp_path: Path) -> None:
     write_vectors(tmp_path / "v")
     settings = {**SETTINGS, "max_num_batches": 4}

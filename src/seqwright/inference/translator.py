@@ -137,16 +137,25 @@ class Translator:
         attention: bool = False,
         batch_size: int = 64,
         max_output_length: int | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
     ) -> list[Translation]:
-        """Translate sequences of source ids, without BOS or EOS; otherwise as `translate`."""
+        """Translate sequences of source ids, without BOS or EOS; otherwise as `translate`.
+
+        `stop_requested` is asked after every step; once it says yes, what is not translated yet stays empty.
+        """
         limit = self.trained.settings.max_seq_len_source
         cut = [list(source[:limit]) for source in sources]
         nothing = np.zeros((0, 0), dtype=np.float32) if attention else None
         results = [Translation([], [], 0.0, nothing) for _ in cut]
         for chunk in _by_length(cut, batch_size):
+            if stop_requested():
+                break
 
             def put(position: int, translation: Translation, chunk: list[int] = chunk) -> None:
                 results[chunk[position]] = translation
+
+            def abandoned(chunk: list[int] = chunk) -> Collection[int]:
+                return range(len(chunk)) if stop_requested() else ()
 
             self.translate_batch(
                 [cut[index] for index in chunk],
@@ -155,6 +164,7 @@ class Translator:
                 nbest=nbest,
                 attention=attention,
                 max_output_lengths=[max_output_length] * len(chunk),
+                abandoned=abandoned,
             )
         return results
 

@@ -1,6 +1,7 @@
 """Training checkpoints: everything that a run needs to go on as if it had never stopped."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import shutil
@@ -11,18 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from seqwright.artifacts import CONFIG, TrainedModel, copy_model, save_model, write_tensors
+from seqwright.artifacts import (
+    CONFIG,
+    TrainedModel,
+    copy_model,
+    discard_unfinished,
+    require_same_model,
+    save_model,
+    write_tensors,
+)
 from seqwright.errors import ClientError
-from seqwright.files import explained, new_folder, writing
+from seqwright.files import explained, new_folder, read_json_object, require_absent, writing
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.training.progress import Checkpoint, Monitor, Progress
 from seqwright.training.trainer import Trainer
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MAY_CHANGE = frozenset(
     {
         "max_num_batches",
@@ -53,6 +61,18 @@ class Identity:
     data: Mapping[str, str]
     seed: int
     precision: str
+
+    def require(self, other: Mapping[str, object], folder: Path) -> None:
+        """Check that what is in `folder`, whose identity is stored as `other`, is this run's.
+
+        Raises:
+            ClientError: it is another run's; the message names what differs.
+        """
+        if differences := self.difference(other):
+            raise ClientError(
+                f"{folder} holds checkpoints of another run, which differs in {', '.join(differences)}: "
+                "restore those settings, or name another --checkpoints folder and --output"
+            )
 
     def difference(self, other: Mapping[str, object]) -> list[str]:
         """What differs from the identity stored as `other`, one phrase each.
@@ -100,8 +120,39 @@ class BestModelWriter(Monitor):
             self._save(progress, {})
 
     def _save(self, progress: Progress, scores: Mapping[str, float]) -> None:
+        reached = {"updates": progress.updates, "epoch": progress.epoch, **scores}
         for folder in self._folders:
-            save_model(folder, self._trained, {"updates": progress.updates, "epoch": progress.epoch, **scores})
+            save_model(folder, self._trained, reached, MAY_CHANGE)
+
+
+def claim(checkpoints: Path, output: Path, identity: Identity, trained: TrainedModel) -> None:
+    """Take the folders of a run before it writes to them, and remove what it left unfinished when it was killed.
+
+    Args:
+        checkpoints: its checkpoints; there.
+        output: its model folder.
+        identity: what the run is.
+        trained: the model in training.
+
+    Raises:
+        ClientError: `checkpoints` is another run's, or `output` holds something else than this run's model; the
+            message names what differs.
+    """
+    path = checkpoints / RUN
+    if path.exists():
+        identity.require(read_json_object(path), checkpoints)
+    elif not has_begun(checkpoints):
+        require_absent(output)
+    with explained(f"cannot tidy up {checkpoints}"):
+        for folder in (checkpoints / BEST, output):
+            discard_unfinished(folder)
+            if (folder / CONFIG).exists():
+                require_same_model(folder, trained, MAY_CHANGE)
+        for leftover in checkpoints.glob(f".{_NAME}*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+    if not path.exists():
+        with writing(path) as stream:
+            stream.write(json.dumps(dataclasses.asdict(identity), indent=2).encode())
 
 
 def restore_best(checkpoints: Path, output: Path) -> None:
@@ -142,6 +193,7 @@ class CheckpointStore(Monitor):
         self._saved = saved
         self._writer = ThreadPoolExecutor(1, "seqwright-checkpoint")
         self._written: Future[None] | None = None
+        self._newest = -1
         self._taken = threading.Event()
         self._taken.set()
         trainer.optimizer.register_step_pre_hook(self._before_step)
@@ -163,7 +215,10 @@ class CheckpointStore(Monitor):
         self._writer.shutdown()
 
     def _save(self, progress: Progress) -> None:
-        """Collect the run's state, and have it written."""
+        """Collect the run's state, and have it written, unless it stands where the newest checkpoint left it."""
+        if progress.updates == self._newest:
+            return
+        self._newest = progress.updates
         randomness = self._group.gather(_random_state())
         if not self._group.leads:
             return
@@ -197,11 +252,12 @@ class CheckpointStore(Monitor):
         """Write a checkpoint, then remove the oldest."""
         target = self.folder / f"{_NAME}{updates:09d}"
         try:
-            shutil.rmtree(target, ignore_errors=True)  # one that could not be restored
             with new_folder(target) as scratch:
                 write_tensors(scratch / TENSORS, tensors, self._taken.set)
                 with writing(scratch / STATE) as stream:
                     stream.write(state)
+                with writing(scratch / SUMS) as stream:
+                    stream.write(_sums(scratch))
         finally:
             self._taken.set()
         for old in existing_checkpoints(self.folder)[self._keep :]:
@@ -214,12 +270,11 @@ class CheckpointStore(Monitor):
         The leading process reads; the others, which may have no such folder, are told.
 
         Raises:
-            ClientError: the checkpoints are of another run; the message names what differs.
+            ClientError: the checkpoints are of another run, where the message names what differs, or of another version
+                of seqwright; or none of them is whole.
         """
         state, tensors = b"", b""
         if self._group.leads:
-            for leftover in self.folder.glob(f".{_NAME}*.tmp"):  # of a run that was killed while it wrote
-                shutil.rmtree(leftover, ignore_errors=True)
             state, tensors = self._read()
         state, tensors = self._group.broadcast(state), self._group.broadcast(tensors)
         if state:
@@ -227,22 +282,27 @@ class CheckpointStore(Monitor):
         return bool(state)
 
     def _read(self) -> tuple[bytes, bytes]:
-        """The files of the newest readable checkpoint; empty where there is none."""
+        """The files of the newest checkpoint that is whole, newer ones put aside; empty where there is none at all."""
+        damaged = []
         for folder in existing_checkpoints(self.folder):
             try:
-                with explained(f"cannot read {folder}"):
-                    content = (folder / STATE).read_bytes(), (folder / TENSORS).read_bytes()
-                    state = json.loads(content[0])
-                    load(content[1])
-            except (ClientError, ValueError, SafetensorError) as error:
+                content = _read_whole(folder)
+            except _DamagedError as error:
                 logger.warning("checkpoint %s is damaged (%s): trying the one before", folder, error)
+                damaged.append(folder)
                 continue
-            if differences := self._identity.difference(state["identity"]):
-                raise ClientError(
-                    f"{self.folder} holds checkpoints of another run, which differs in {', '.join(differences)}: "
-                    "restore those settings, or name another --checkpoints folder and --output"
-                )
+            self._identity.require(json.loads(content[0])["identity"], self.folder)
+            for each in damaged:  # so that it does not count among those that are kept
+                aside = each.with_name(f".{each.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                with explained(f"cannot put {each} aside"):
+                    each.rename(aside)
             return content
+        if damaged:
+            raise ClientError(
+                f"no checkpoint in {self.folder} is whole: bring one back from a copy, or remove them and --output to "
+                f"start anew; the best model so far is in {self.folder / BEST}"
+            )
         return b"", b""
 
     def _restore(self, state: Mapping[str, dict[str, float]], tensors: Mapping[str, Tensor]) -> None:
@@ -252,6 +312,7 @@ class CheckpointStore(Monitor):
         trainer.schedule.restore(state["schedule"])
         for name, value in state["progress"].items():
             setattr(trainer.progress, name, value)
+        self._newest = trainer.progress.updates
         randomness = _under(f"random.{self._group.rank}.", tensors)
         if "cpu" in randomness:
             torch.set_rng_state(randomness["cpu"])
@@ -264,8 +325,48 @@ class CheckpointStore(Monitor):
 _NAME = "checkpoint-"
 """What the folders of checkpoints are called, before the number of updates."""
 
-STATE, TENSORS = "state.json", "state.safetensors"
-"""The files of a checkpoint."""
+STATE, TENSORS, SUMS = "state.json", "state.safetensors", "SHA256SUMS"
+"""The files of a checkpoint; the last has the digests of the others as `sha256sum` writes them."""
+
+RUN = "run.json"
+"""The file beside the checkpoints that says whose they are, from before the first of them."""
+
+
+class _DamagedError(Exception):
+    """A checkpoint is not what was written."""
+
+
+def _sums(folder: Path) -> bytes:
+    """The content of `SUMS` for the files in a folder."""
+    lines = []
+    for name in (STATE, TENSORS):
+        with (folder / name).open("rb") as stream:
+            lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines).encode()
+
+
+def _read_whole(folder: Path) -> tuple[bytes, bytes]:
+    """The state and the tensors of a checkpoint.
+
+    Raises:
+        _DamagedError: a file is missing or not what was written.
+        ClientError: a file cannot be read, or is of another version of seqwright.
+    """
+    with explained(f"cannot read {folder}"):
+        try:
+            version = json.loads((folder / STATE).read_bytes())["format_version"]
+            if isinstance(version, int) and version != FORMAT_VERSION:
+                raise ClientError(
+                    f"{folder} is of another version of seqwright, whose format is {version}, not {FORMAT_VERSION}: go "
+                    "on with that version, or name another --checkpoints folder and --output"
+                )
+            if (folder / SUMS).read_bytes() != _sums(folder):
+                raise _DamagedError(f"its files are not those of {SUMS}")
+            return (folder / STATE).read_bytes(), (folder / TENSORS).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _DamagedError(f"it has no {Path(error.filename).name}") from error
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise _DamagedError(f"{STATE} is not what was written: {error!r}") from error
 
 
 def _random_state() -> bytes:
@@ -283,7 +384,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def has_begun(folder: Path) -> bool:
     """Whether a run with its checkpoints in `folder` has left anything, if only a first model before it was killed."""
-    return bool(existing_checkpoints(folder)) or (folder / BEST).exists()
+    return bool(existing_checkpoints(folder)) or any((folder / name).exists() for name in (RUN, BEST))
 
 
 def existing_checkpoints(folder: Path) -> list[Path]:

@@ -27,6 +27,7 @@ from seqwright.training.checkpoints import (
     BestModelWriter,
     CheckpointStore,
     Identity,
+    claim,
     has_begun,
     restore_best,
 )
@@ -201,7 +202,7 @@ def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console:
         )
     if group.leads:
         if not has_begun(run.checkpoints):
-            require_absent(run.output)
+            require_absent(run.output)  # said before the channels are read, which may take long
         with explained(f"cannot write {run.checkpoints}"):
             run.checkpoints.mkdir(parents=True, exist_ok=True)
     arithmetic = choose_precision(run.precision, group.device)
@@ -239,13 +240,15 @@ def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console:
         group=group,
     )
     identity = _identity(settings, data, origin, run.seed, arithmetic)
+    if group.leads:
+        claim(run.checkpoints, run.output, identity, trained)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(
             contextlib.closing(CheckpointStore(run.checkpoints, trainer, identity, run.keep, run.saved))
         )
         if not store.restore():
             begin(model, origin, settings, data.source_vocabulary, data.target_vocabulary)
-        elif group.leads:
+        if group.leads:
             restore_best(run.checkpoints, run.output)
         watching: list[Monitor] = [store]
         if group.leads:
@@ -318,7 +321,11 @@ def length_ratio(corpus: ParallelCorpus) -> LengthRatio:
 
 
 def _identity(settings: Hyperparameters, data: _Data, origin: Origin, seed: int, precision: str) -> Identity:
-    free = MAY_CHANGE - {"max_num_batches"} if settings.lr_cooldown_num_batches else MAY_CHANGE
+    free = MAY_CHANGE
+    if settings.lr_cooldown_num_batches:
+        free = free - {"max_num_batches"}
+    if settings.optimized_metric == "bleu":  # it decides what is best, and is not the same of other translations
+        free = free - {"bleu_sample_size", "beam_size"}
     values = {name: value for name, value in settings.to_json_dict().items() if name not in free}
     digests = {"train channel": data.train.digest, "validation channel": data.validation.digest, **origin.digests}
     for name, vocabulary in (("source", data.source_vocabulary), ("target", data.target_vocabulary)):

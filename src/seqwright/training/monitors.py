@@ -34,7 +34,8 @@ class LogLines(Monitor):
         """Log the scores."""
         where = f"#quality_metric: host={self._host}, epoch={progress.epoch}, batch={progress.updates}"
         name, value = checkpoint.train
-        logger.info("%s, train %s <score>=%.6g", where, name, value)
+        if not math.isnan(value):  # as where a run goes on with the validation that it was stopped in
+            logger.info("%s, train %s <score>=%.6g", where, name, value)
         for metric, score in checkpoint.validation.named().items():
             logger.info("%s, validation %s <score>=%.6g", where, metric, score)
         if progress.skipped:

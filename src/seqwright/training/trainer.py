@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 MAX_SKIPPED = 20
 """Updates without a finite loss and gradient that end training when they come one after the other."""
 
+Validate = Callable[[Callable[[], bool]], Scores | None]
+"""Scores the model; given how to ask whether to stop, and None where it was."""
+
 INTERRUPTED = "a stop was requested"
 """The reason that `Trainer.fit` gives when it was asked to stop."""
 
@@ -37,7 +40,7 @@ class Trainer:
         optimizer: updates the model's parameters.
         schedule: sets the optimizer's learning rate.
         settings: hyperparameters.
-        validate: scores the model at a checkpoint.
+        validate: scores the model at a checkpoint; asked to stop, it gives up, in all processes alike.
         precision: arithmetic of the matrix products; parameters stay fp32.
         progress: where to go on; the beginning if not given.
         accumulate: parts that a batch is computed in, one after the other, for the same gradient in less memory. Where
@@ -51,7 +54,7 @@ class Trainer:
         optimizer: Optimizer,
         schedule: Schedule,
         settings: Hyperparameters,
-        validate: Callable[[], Scores],
+        validate: Validate,
         precision: Precision = "fp32",
         progress: Progress | None = None,
         accumulate: int = 1,
@@ -84,16 +87,19 @@ class Trainer:
         Args:
             batches: the training data.
             monitors: what watches, told in this order.
-            stop_requested: asked after every update whether to stop now, to go on another time; among several processes
-                any may say so, and all stop after the next.
+            stop_requested: asked after every update, and all the time in a validation, whether to stop now, to go on
+                another time; among several processes any may say so, and all stop after the next update.
         """
         self._monitors = list(monitors)
         self.group.align(self.model.parameters())
         progress, frequency = self.progress, self.settings.checkpoint_frequency_num_batches
         for monitor in self._monitors:
             monitor.on_start(progress)
+        is_due = progress.updates % frequency == 0 and progress.updates > progress.checkpoint_updates
+        is_asked = is_due and not self._checkpoint(stop_requested)  # what an interrupted run was in
         for batch in self._stream(batches):
-            is_asked = stop_requested() if self.group.size == 1 else self._stopping
+            if not is_asked:
+                is_asked = stop_requested() if self.group.size == 1 else self._stopping
             reason = self._reason_to_stop() or (INTERRUPTED if is_asked else "")
             if reason:
                 break
@@ -102,13 +108,13 @@ class Trainer:
             progress.updates += 1
             for monitor in self._monitors:
                 monitor.on_update(progress, update)
-            if progress.updates % frequency == 0:
-                self._checkpoint()
+            is_asked = progress.updates % frequency == 0 and not self._checkpoint(stop_requested)
+        is_last_due = reason != INTERRUPTED and progress.updates > progress.checkpoint_updates
+        if is_last_due and not self._checkpoint(stop_requested):
+            reason = INTERRUPTED
         if reason == INTERRUPTED:
             for monitor in self._monitors:
                 monitor.on_interrupt(progress)
-        elif progress.updates > progress.checkpoint_updates:
-            self._checkpoint()
         for monitor in self._monitors:
             monitor.on_end(progress, reason)
         return reason
@@ -217,12 +223,14 @@ class Trainer:
             )
         return False
 
-    def _checkpoint(self) -> None:
-        """Validate, note whether the optimized metric improved, and tell the monitors."""
+    def _checkpoint(self, stop_requested: Callable[[], bool]) -> bool:
+        """Validate, note whether the optimized metric improved, and tell the monitors; False where it was given up."""
         progress, metric = self.progress, self.settings.optimized_metric
         started = time.monotonic()
         self.model.eval()
-        scores = self._validate()
+        scores = self._validate(stop_requested)
+        if scores is None:
+            return False
         value = scores.named()[metric]
         best = progress.best
         better = best is None or (value < best if metric == "perplexity" else value > best)
@@ -242,6 +250,7 @@ class Trainer:
         )
         for monitor in self._monitors:
             monitor.on_checkpoint(progress, checkpoint)
+        return True
 
     def _reason_to_stop(self) -> str:
         """Why training should end now, empty if it should not."""

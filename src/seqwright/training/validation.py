@@ -15,6 +15,7 @@ from seqwright.inference.translator import Translator
 from seqwright.metrics import bleu
 from seqwright.training.parallel import Group
 from seqwright.training.progress import Scores
+from seqwright.training.trainer import Validate
 
 
 def validator(
@@ -24,7 +25,7 @@ def validator(
     device: torch.device,
     precision: Precision,
     group: Group,
-) -> Callable[[], Scores]:
+) -> Validate:
     """A function that scores the model as it then stands; with BLEU where the hyperparameters ask for it.
 
     Args:
@@ -39,22 +40,41 @@ def validator(
     asked = settings.bleu_sample_size
     size = -1 if asked == 0 and settings.optimized_metric == "bleu" else asked
 
-    def validate() -> Scores:
-        share = itertools.islice(batches.in_order(), group.rank, None, group.size)
-        shown = ReferenceScores.of(*group.sum(*reference_sums(trained.model, share, device, precision)))
-        score = sample_bleu(trained, corpus, size, device, precision, group) if size else None
+    def validate(stop_requested: Callable[[], bool]) -> Scores | None:
+        mine = itertools.islice(batches.in_order(), group.rank, None, group.size)
+        share = itertools.takewhile(lambda _: not stop_requested(), mine)
+        *sums, stopped = group.sum(*reference_sums(trained.model, share, device, precision), stop_requested())
+        if stopped:
+            return None
+        shown, score = ReferenceScores.of(*sums), None
+        if size:
+            score = sample_bleu(trained, corpus, size, device, precision, group, stop_requested)
+            if score is None:
+                return None
         return Scores(shown.perplexity, shown.accuracy, score)
 
     return validate
 
 
 def sample_bleu(
-    trained: TrainedModel, corpus: ParallelCorpus, size: int, device: torch.device, precision: Precision, group: Group
-) -> float:
-    """BLEU of beam-search translations of the first `size` pairs of `corpus`; of all of them if -1."""
+    trained: TrainedModel,
+    corpus: ParallelCorpus,
+    size: int,
+    device: torch.device,
+    precision: Precision,
+    group: Group,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """BLEU of beam-search translations of the first `size` pairs of `corpus`; of all of them if -1.
+
+    None where one of the group's processes was asked to stop.
+    """
     count = len(corpus) if size == -1 else min(size, len(corpus))
     translator = Translator(trained, device, precision)
-    mine = translator.translate_ids([corpus.source[i].tolist() for i in range(group.rank, count, group.size)])
+    sources = [corpus.source[i].tolist() for i in range(group.rank, count, group.size)]
+    mine = translator.translate_ids(sources, stop_requested=stop_requested)
+    if any(group.sum(stop_requested())):
+        return None
     shares = [json.loads(share) for share in group.gather(json.dumps([each.ids for each in mine]).encode())]
     found = [shares[i % group.size][i // group.size] for i in range(count)]
     words, limit = trained.target_vocabulary.words, trained.settings.max_seq_len_target
