@@ -174,7 +174,7 @@ def test_the_other_routes(url: str) -> None:
     ping = httpx.get(f"{url}/ping")
     assert (ping.status_code, ping.json()) == (200, {"status": "ready"})
     parameters = httpx.get(f"{url}/execution-parameters").json()
-    assert parameters == {"MaxConcurrentTransforms": 2, "BatchStrategy": "MULTI_RECORD", "MaxPayloadInMB": 6}
+    assert parameters == {"MaxConcurrentTransforms": 32, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": 6}
     httpx.post(f"{url}/invocations", json={"instances": [{"data": "w5 w6"}]})
     httpx.post(f"{url}/invocations", content=b"?")
     figures = httpx.get(f"{url}/metrics").text

@@ -1,15 +1,25 @@
 """`seqwright serve` as a process."""
 
+import asyncio
+import multiprocessing
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
+import uvloop
 
 from seqwright.artifacts import save_model
 from seqwright.errors import ClientError
 from seqwright.inference.translator import Translator
 from seqwright.serving.limits import Limits
+from seqwright.serving.search_process import _Link
 from seqwright.serving.server import serve
 from tests.serving.conftest import command
 
@@ -25,6 +35,54 @@ def test_it_serves_logs_on_standard_error_and_ends_cleanly_on_sigterm(model: Pat
         response = httpx.post(f"{url}/invocations", json={"instances": [{"data": "w5 w6"}]}, timeout=30)
         assert response.json() == {"predictions": [{"target": translator.translate(["w5 w6"])[0].text}]}
         assert httpx.get(f"{url}/ping").status_code == 200
+
+
+def test_answers_of_any_size_come_from_a_search_process(model: Path) -> None:
+    configuration = {"nbest": 15, "beam_size": 15, "attention_matrix": True, "max_output_length": 40}
+    instances = [{"data": "w5 w6 w7 w8 w9 w10 w11 w12", "configuration": configuration} for _ in range(64)]
+    with command("serve", "--model", model, "--port", 0, "--precision", "fp32", "--workers", 1) as (url, _):
+        for _ in range(5):
+            response = httpx.post(f"{url}/invocations", json={"instances": instances}, timeout=60)
+            assert response.status_code == 200
+            assert len(response.json()["predictions"]) == 64
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_messages_of_any_size_pass_between_processes(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    sizes = [0, 5_000_000, 3, 70_000, 1]
+
+    async def exchange() -> list[int]:
+        ours, theirs = multiprocessing.Pipe()
+        received: asyncio.Queue[bytes] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        _, link = await loop.create_unix_connection(_Link, sock=socket.socket(fileno=os.dup(ours.fileno())))
+        link.receive = received.put_nowait
+        for size in sizes:
+            link.send(bytes(size))
+
+        def echo() -> None:
+            for _ in sizes:
+                theirs.send(theirs.recv())
+
+        await asyncio.to_thread(echo)
+        found = [len(await received.get()) for _ in sizes]
+        theirs.close()
+        await link.lost
+        return found
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        assert runner.run(asyncio.wait_for(exchange(), 60)) == sizes
+
+
+def test_sigterm_while_it_loads_is_a_clean_end(model: Path) -> None:
+    program = "from seqwright.serving import server; print(flush=True); server.serve(__import__('pathlib').Path({!r}))"
+    command = [sys.executable, "-c", program.format(str(model))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
 
 
 def test_a_bad_model_ends_it(tmp_path: Path) -> None:

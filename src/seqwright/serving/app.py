@@ -100,8 +100,8 @@ def _add_routes(app: _Application, endpoint: "_Endpoint") -> None:
     async def execution_parameters() -> dict[str, int | str]:
         """What batch transform asks: how much to send at once."""
         return {
-            "MaxConcurrentTransforms": 2,
-            "BatchStrategy": "MULTI_RECORD",
+            "MaxConcurrentTransforms": 32,
+            "BatchStrategy": "SINGLE_RECORD",  # as many records as fit in the megabytes may be too many instances
             "MaxPayloadInMB": MAX_BODY_BYTES >> 20,
         }
 

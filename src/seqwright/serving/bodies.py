@@ -33,7 +33,7 @@ class BodyReader:
         length = request.headers.get("content-length", "0")
         if not (length.isascii() and length.isdigit()):
             raise bad_request("invalid_request", "Content-Length is not a number")
-        if int(length[:20]) > MAX_BODY_BYTES:
+        if int(length.lstrip("0")[:20] or "0") > MAX_BODY_BYTES:
             raise too_large()
         body = bytearray()
         try:

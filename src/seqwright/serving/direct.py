@@ -26,6 +26,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 SMALL_BODY = 1 << 13
 """Bytes of the largest body that counts as small: no more than what an open connection takes by itself."""
 
+_DIGITS = 10
+"""Digits of a Content-Length from which on its body does not count as small, zeros before it included."""
+
 _PATIENCE = 1.0
 """Seconds until a body that has not come is waited for by uvicorn instead, which has a deadline for it."""
 
@@ -101,6 +104,7 @@ class DirectProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Refuse a request, take it in, or leave it to uvicorn."""
         self._in_headers = False
+        self._unset_keepalive_if_required()  # the answer to one before it in the same bytes has set it
         answering = cast(Application, self.config.app).answering(self.url) if self._is_plain() else None
         if answering and (refusal := answering.refusal()):
             self.cycle = _REFUSED
@@ -108,7 +112,7 @@ class DirectProtocol(HttpToolsProtocol):
             return
         headers = Headers(raw=self.headers)
         length = headers.get("content-length", "")
-        if answering and length.isdecimal() and int(length[:20]) <= SMALL_BODY:
+        if answering and length.isdecimal() and len(length) < _DIGITS and int(length) <= SMALL_BODY:
             self._incoming = _Exchange(answering, headers)
             self.cycle = cast(RequestResponseCycle, self._incoming)
         else:
@@ -124,6 +128,9 @@ class DirectProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Begin to answer."""
         self._in_headers = True
+        if self.cycle is _REFUSED and not self.timeout_keep_alive_task:  # its body came after the answer
+            wait, end = self.timeout_keep_alive, self.timeout_keep_alive_handler
+            self.timeout_keep_alive_task = self.loop.call_later(wait, end)
         if self._incoming:
             exchange = self._taken()
             if refusal := exchange.answering.refusal():  # for others that came with it and before it

@@ -10,13 +10,17 @@ import gc
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
+import socket
+import struct
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -77,7 +81,9 @@ class SearchProcess:
 
     def __init__(self, model: Path, device: str = "auto", precision: str = "auto", share: int = 1) -> None:
         self._arguments = (model, device, precision, share)
-        self._connection, self._process, self._model = self._start()
+        self._link: _Link | None = None
+        self._told: News | None = None
+        self._socket, self._process, self._model = self._start()
 
     @property
     def settings(self) -> Hyperparameters:
@@ -100,59 +106,128 @@ class SearchProcess:
         Raises:
             AlgorithmError: the search failed, or its process died.
         """
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[str | None] = loop.create_future()
+        link = await self._linked()
+        ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
 
-        def receive() -> None:
-            try:
-                answer: _Answer = self._connection.recv()
-            except (EOFError, OSError) as error:
-                loop.remove_reader(self._connection)
-                if not ended.done():
-                    ended.set_exception(error)
-                return
+        def receive(answer: _Answer) -> None:
             if answer.is_last:
                 ended.set_result(answer.failure)
             for position, translation in answer.found:
                 found(position, translation)
 
-        try:
-            self._connection.send((batch, news))
-            loop.add_reader(self._connection, receive)
-            failure = await ended
-        except (EOFError, OSError) as error:
-            self.close()
-            _LOGGER.error("the search process ended (exit code %s): starting another", self._process.exitcode)
-            self._connection, self._process, self._model = await asyncio.to_thread(self._start)
-            raise AlgorithmError("the search process ended, for want of memory perhaps") from error
-        loop.remove_reader(self._connection)
-        if failure is not None:
+        link.receive = receive
+        self._told = news
+        link.send((batch, news))
+        await asyncio.wait((ended, link.lost), return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            await self._restart()
+            raise AlgorithmError("the search process ended, for want of memory perhaps")
+        if (failure := ended.result()) is not None:
             raise AlgorithmError(f"the search failed:\n{failure}")
 
     def tell(self, news: News) -> None:
         """As `Searcher.tell`."""
-        with contextlib.suppress(OSError):
-            self._connection.send(news)
+        if self._link and news != self._told:
+            self._told = news
+            self._link.send(news)
 
     def close(self) -> None:
         """End the process."""
-        self._connection.close()
+        with contextlib.suppress(OSError):  # it is not connected where the process has ended
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
         self._process.join()
 
-    def _start(self) -> tuple[Connection, BaseProcess, _Model]:
+    async def _linked(self) -> "_Link":
+        """The way to a process that is there, on the running event loop."""
+        if self._link and self._link.lost.done():
+            await self._restart()
+        if self._link is None:
+            loop = asyncio.get_running_loop()
+            _, self._link = await loop.create_unix_connection(_Link, sock=self._socket.dup())
+        return self._link
+
+    async def _restart(self) -> None:
+        """Start another process in the place of one that has ended."""
+        self.close()
+        self._link = None
+        _LOGGER.error("the search process ended (exit code %s): starting another", self._process.exitcode)
+        self._socket, self._process, self._model = await asyncio.to_thread(self._start)
+
+    def _start(self) -> tuple[socket.socket, BaseProcess, _Model]:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, *self._arguments), name="seqwright-search", daemon=True)
         process.start()
         theirs.close()
-        try:
-            model: _Model | ClientError = ours.recv()
-        except EOFError as error:
-            raise AlgorithmError("the search process ended while it loaded the model") from error
-        if isinstance(model, ClientError):
-            process.join()
-            raise model
-        return ours, process, model
+        with ours:
+            try:
+                model: _Model | ClientError = ours.recv()
+            except EOFError as error:
+                raise AlgorithmError("the search process ended while it loaded the model") from error
+            if isinstance(model, ClientError):
+                process.join()
+                raise model
+            return socket.socket(fileno=os.dup(ours.fileno())), process, model
+
+
+class _Link(asyncio.Protocol):
+    """The event loop's end of a `multiprocessing.Connection`: reads and writes without waiting, however much it is.
+
+    A message is its length in four bytes, or -1 and its length in eight, and a pickle.
+
+    Attributes:
+        receive: told of every message that comes.
+        lost: done when the other side has closed.
+    """
+
+    def __init__(self) -> None:
+        self.receive: Callable[[Any], None] = lambda _: None
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._transport: asyncio.WriteTransport | None = None
+        self._buffer = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way to write."""
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note the end."""
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on the messages that are complete."""
+        self._buffer += data
+        while (message := self._next()) is not None:
+            self.receive(pickle.loads(message))  # noqa: S301 - of a process of our own
+
+    def send(self, message: object) -> None:
+        """Send a message; to one that has ended, nothing."""
+        assert self._transport is not None  # noqa: S101 - asyncio calls `connection_made` first
+        content = pickle.dumps(message)
+        head = _SHORT.pack(len(content)) if len(content) <= _LONGEST else _SHORT.pack(-1) + _LONG.pack(len(content))
+        self._transport.write(head + content)
+
+    def _next(self) -> bytes | None:
+        """The message at the head of the buffer, taken from it; None while it is not complete."""
+        start = _SHORT.size
+        if len(self._buffer) < start:
+            return None
+        (size,) = _SHORT.unpack_from(self._buffer)
+        if size < 0:
+            start += _LONG.size
+            if len(self._buffer) < start:
+                return None
+            (size,) = _LONG.unpack_from(self._buffer, _SHORT.size)
+        if len(self._buffer) < start + size:
+            return None
+        message = bytes(memoryview(self._buffer)[start : start + size])
+        del self._buffer[: start + size]
+        return message
+
+
+_SHORT, _LONG, _LONGEST = struct.Struct("!i"), struct.Struct("!Q"), (1 << 31) - 1
 
 
 def _serve(connection: Connection, model: Path, device: str, precision: str, share: int) -> None:

@@ -5,6 +5,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import torch
@@ -56,6 +57,8 @@ def serve(
     """
     limits = limits or Limits()
     with contextlib.ExitStack() as stack:
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while it loads
+        stack.callback(signal.signal, signal.SIGTERM, before or signal.SIG_DFL)
         count = workers or (1 if choose_device(device).type == "cuda" else min(_MOST_WORKERS, torch.get_num_threads()))
         bound = stack.enter_context(_bind(host, port))
         searchers = [
@@ -80,9 +83,14 @@ def serve(
             timeout_graceful_shutdown=round(limits.deadline) + 5,
         )
         gc.freeze()  # what is there now stays: to look through it again would stop everything for a tenth of a second
-        # uvicorn drains on SIGTERM and then raises the signal again: that is a clean end, not one by a signal.
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[bound])
+        server = uvicorn.Server(config)
+
+        def stop(*_: object) -> None:
+            # Before uvicorn listens for it, and after it has drained, when it raises the signal again: a clean end.
+            server.should_exit = True
+
+        signal.signal(signal.SIGTERM, stop)
+        server.run(sockets=[bound])
 
 
 def _bind(host: str, port: int) -> socket.socket:
