@@ -296,3 +296,30 @@ def test_from_text_to_translations_without_a_local_file(
     assert len(lines) == len((tmp_path / "val.src").read_text().splitlines())
     reference = [f"--source={base}/text/val.src", f"--target={base}/text/val.trg"]
     assert "bleu" in json.loads(run("evaluate", f"--model={base}/model", *reference))
+
+
+PRESIGNED = "https://me:pw0rd@store.example/in.txt?X-Amz-Credential=AKIA%2F2025&X-Amz-Signature=feedbeef"
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (PRESIGNED, "https://store.example/in.txt"),
+        (f"filecache::{PRESIGNED}", "filecache::https://store.example/in.txt"),
+        (f"403, url='{PRESIGNED}' (forbidden)", "403, url='https://store.example/in.txt' (forbidden)"),
+        ("s3://bucket/key#part", "s3://bucket/key"),
+        ("is this a question?", "is this a question?"),
+        ("mail me@here", "mail me@here"),
+    ],
+)
+def test_urls_in_texts_lose_what_may_be_secret(text: str, wanted: str) -> None:
+    assert filesystem.without_secrets(text) == wanted
+
+
+@pytest.mark.parametrize(
+    "said", ["AKIA/2025 is unknown", "signature feedbeef", "?X-Amz-Credential=AKIA/2025&X-Amz-Signature=feedbeef"]
+)
+def test_secrets_of_a_url_are_left_out_of_what_libraries_say_of_it(said: str) -> None:
+    remote = filesystem.Remote(PRESIGNED.replace("https", "http"))
+    reason = remote.reason(OSError(said))
+    assert not [secret for secret in ("AKIA", "feedbeef", "pw0rd") if secret in reason]

@@ -1,6 +1,8 @@
 """Whole files: every format, in order, interrupted and resumed."""
 
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,3 +116,33 @@ def test_resuming_needs_something_to_resume(translator: Translator, tmp_path: Pa
     (tmp_path / "out.partial").write_text("x\n" * 41)
     with pytest.raises(ClientError, match="1 lines more than"):
         translate_file(translator, source=tmp_path / "in", target=tmp_path / "out", resume=True)
+
+
+def test_a_pipe_is_read_and_written_and_stays_one(translator: Translator, expected: list[str], tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    for pipe in (source, target):
+        os.mkfifo(pipe)
+    writer = threading.Thread(target=write_text, args=(source,))
+    work = threading.Thread(target=translate_file, args=(translator,), kwargs={"source": source, "target": target})
+    writer.start()
+    work.start()
+    assert target.read_text().splitlines() == expected
+    writer.join()
+    work.join()
+    assert target.is_fifo()
+
+
+def test_an_output_that_is_a_folder_is_refused_before_anything_is_translated(
+    translator: Translator, tmp_path: Path
+) -> None:
+    source = tmp_path / "in.txt"
+    source.write_text("w5\n")
+    with pytest.raises(ClientError, match="it is a folder"):
+        translate_file(translator, source=source, target=tmp_path)
+
+
+def test_half_a_character_is_refused_by_its_line(translator: Translator, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"source": "w5"}\n{"source": "w5 \\ud800"}\n')
+    with pytest.raises(ClientError, match=r"in.jsonl: line 2 has half of a character"):
+        translate_file(translator, source=source, target=tmp_path / "out")

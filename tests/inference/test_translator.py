@@ -132,3 +132,10 @@ def test_an_unknown_device_or_precision_is_refused(
     save_model(tmp_path / "model", translator.trained, {})
     with pytest.raises(ClientError, match="choose"):
         Translator.load(tmp_path / "model", device, precision)
+
+
+def test_translations_that_are_cut_to_the_same_come_once(translator: Translator) -> None:
+    found = translator.translate(["w4 w5"], max_output_length=1, beam_size=8, nbest=8)[0]
+    every = [found, *found.alternatives]
+    assert len({tuple(each.ids) for each in every}) == len(every)
+    assert [each.score for each in every] == sorted(each.score for each in every)

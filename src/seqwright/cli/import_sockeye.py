@@ -5,7 +5,7 @@ from typing import Annotated
 
 from seqwright.cli.console import STDERR
 from seqwright.cli.options import path_option
-from seqwright.remote import Staging
+from seqwright.remote import Staging, shown
 
 
 def import_sockeye_command(
@@ -20,4 +20,4 @@ def import_sockeye_command(
     with Staging(STDERR) as staging:
         trained = import_sockeye(staging.read(source), staging.write_folder(output))
     parameters = sum(tensor.numel() for tensor in trained.model.parameters())
-    logging.getLogger(__name__).info("imported %s parameters into %s", f"{parameters:,}", output)
+    logging.getLogger(__name__).info("imported %s parameters into %s", f"{parameters:,}", shown(output))

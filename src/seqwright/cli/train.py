@@ -12,7 +12,7 @@ from seqwright.cli.options import DeviceOption, PrecisionOption, TimeoutOption, 
 from seqwright.files import read_json_object
 from seqwright.hyperparameters import parse_assignments
 from seqwright.interrupts import stop_on_signals
-from seqwright.remote import Staging, join, try_to_push
+from seqwright.remote import Staging, join, shown, try_to_push
 
 
 def train_command(
@@ -105,7 +105,7 @@ def train_command(
     print(
         json.dumps(
             {
-                "model": str(output),
+                "model": shown(output),
                 "updates": progress.updates,
                 "epoch": progress.epoch,
                 "best": progress.best,

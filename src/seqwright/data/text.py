@@ -31,11 +31,11 @@ def read_blocks(path: Path, size: int = BLOCK, advance: Callable[[int], None] | 
     """
     with explained(f"cannot read {path}"), path.open("rb") as raw:
         stream: BinaryIO = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
-        before = 0
+        before, tells = 0, advance is not None and raw.seekable()  # a pipe does not say where it is
         try:
             for block in decode_blocks(stream, str(path), size):
                 yield block
-                if advance is not None:
+                if advance is not None and tells:
                     advance(raw.tell() - before)
                     before = raw.tell()
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:

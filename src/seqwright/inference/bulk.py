@@ -98,6 +98,14 @@ def _writer(target: Path | None, resume: bool, may_go_on: bool) -> Iterator[tupl
     if target is None:
         yield sys.stdout, 0
         return
+    if target.exists() and not target.is_file():  # a device or a pipe is written to, not replaced
+        if target.is_dir():
+            raise ClientError(f"cannot write {target}: it is a folder; name a file")
+        if resume:
+            raise ClientError(f"--resume goes on with a file, which {target} is not")
+        with explained(f"cannot write {target}"), target.open("w", encoding="utf-8", newline="\n") as stream:
+            yield stream, 0
+        return
     partial = target.with_name(target.name + ".partial")
     with explained(f"cannot write {target}"):
         target.parent.mkdir(parents=True, exist_ok=True)

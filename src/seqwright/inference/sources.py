@@ -65,6 +65,8 @@ def _json_source(line: str, origin: str) -> str:
     source = content.get("source") if isinstance(content, dict) else None
     if not isinstance(source, str):
         raise ClientError(f'{origin} must be an object with a text under "source", such as {{"source": "a b c"}}')
+    if not source.isascii() and any("\ud800" <= letter <= "\udfff" for letter in source):
+        raise ClientError(f"{origin} has half of a character, a lone surrogate: it cannot be written as text")
     return source
 
 

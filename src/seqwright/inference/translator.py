@@ -227,7 +227,15 @@ class Translator:
         return torch.where(given > 0, given, steps)
 
     def _assemble(self, hypotheses: list[Hypothesis], source_length: int, limit: int | None) -> Translation:
-        """The translation with its alternatives; `limit` cuts the one token more of a search that did not end."""
+        """The translation with its alternatives; `limit` cuts the one token more of a search that did not end.
+
+        Of hypotheses that differ in that token alone the best stays.
+        """
+        if limit is not None:
+            distinct: dict[tuple[int, ...], Hypothesis] = {}
+            for each in hypotheses:
+                distinct.setdefault(tuple(each.ids[:limit]), each)
+            hypotheses = list(distinct.values())
         found = [
             Translation(
                 self.trained.target_vocabulary.words(hypothesis.ids[:limit]),

@@ -3,11 +3,12 @@
 import hashlib
 import logging
 import posixpath
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, quote_plus, unquote, unquote_plus, urlsplit
 
 import tenacity
 
@@ -39,10 +40,12 @@ def is_remote(location: str) -> bool:
 
 def shown(location: str) -> str:
     """A path as it may appear in messages: a URL without user, password and query, any of which may be a secret."""
-    if not is_remote(location):
-        return location
-    parts = urlsplit(location)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return without_secrets(location) if is_remote(location) else location
+
+
+def without_secrets(text: str) -> str:
+    """A text whose URLs have lost user, password, query and fragment."""
+    return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
 
 
 def join(location: str, name: str) -> str:
@@ -127,11 +130,9 @@ class Remote:
 
     def reason(self, error: BaseException | None) -> str:
         """What an error says, without the secrets of the URL."""
-        text = str(error) or type(error).__name__
-        parts = urlsplit(self.url)
-        for secret in (self.url, parts.netloc.rpartition("@")[0], parts.query, parts.password):
-            if secret:
-                text = text.replace(secret, str(self) if secret == self.url else "***")
+        text = without_secrets(str(error) or type(error).__name__)
+        for secret in sorted(_secrets_of(self.url), key=len, reverse=True):
+            text = text.replace(secret, "***")
         if isinstance(error, PermissionError) or type(error).__name__ in _FINAL_NAMES:
             text += " (check the credentials, and what they allow)"
         return text
@@ -158,6 +159,24 @@ class Remote:
                 raise ClientError(f"cannot read {self}: the name {name!r} leads out of it")
             files.append(RemoteFile(name, path, info.get("size"), version_of(info)))
         return files
+
+
+def _secrets_of(url: str) -> set[str]:
+    """What of a URL may be a secret, as it is and in the forms that libraries bring it into."""
+    user, query = "".join(_USER_PART.findall(url)), url.partition("?")[2]
+    parts = [user, *user.split(":")[1:], query, *(pair.partition("=")[2] for pair in query.split("&"))]
+    forms = {
+        form for part in parts for form in (part, unquote(part), unquote_plus(part), quote(part), quote_plus(part))
+    }
+    return {form for form in forms if len(form) > _HARMLESS}
+
+
+_USER = re.compile(r"(://)[^/?#\s]*@")
+_USER_PART = re.compile(r"://([^/?#\s]*)@")
+_QUERY = re.compile(r"(\w://[^?#\s'\"]*)[?#][^\s'\")]*")
+
+_HARMLESS = 3
+"""Characters of a value that is too short for a secret, and too common in texts to be left out of them."""
 
 
 def version_of(info: Mapping[str, Any]) -> str:
