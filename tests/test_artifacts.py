@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from seqwright.artifacts import FILES, TrainedModel, load_model, save_model
 from seqwright.errors import ClientError
@@ -158,3 +159,40 @@ def test_a_changed_byte_in_an_archive_is_noticed(saved: Path, tmp_path: Path) ->
     path.write_bytes(content)
     with pytest.raises(ClientError, match=r"model\.tar\.gz is not a readable model\.tar\.gz"):
         load_model(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_an_extended_header_of_any_size_is_not_read(kind: bytes, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        member = tarfile.TarInfo("name")
+        member.type, member.size = kind, 2 << 20
+        tar.addfile(member, io.BytesIO(bytes(2 << 20)))
+    with pytest.raises(ClientError, match="an extended header of 2,097,152 bytes"):
+        load_model(tmp_path / "model.tar.gz")
+
+
+def test_a_long_name_in_an_archive_is_read(saved: Path, tmp_path: Path) -> None:
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "model.tar.gz", "w:gz", format=form) as tar:
+            member = tarfile.TarInfo("n" * 300)
+            tar.addfile(member)
+            for name in FILES:
+                tar.add(saved / name, name)
+        load_model(tmp_path / "model.tar.gz")
+
+
+def test_weights_that_are_no_numbers_are_named(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    name = sorted(weights)[0]
+    save_file({**weights, name: torch.full_like(weights[name], torch.nan)}, saved / "model.safetensors")
+    with pytest.raises(ClientError, match=f"numbers that are not finite, in {name}"):
+        load_model(saved)
+    save_file({**weights, name: weights[name].long()}, saved / "model.safetensors")
+    with pytest.raises(ClientError, match=r"holds torch\.int64: the parameters of a model are fp32"):
+        load_model(saved)
+
+
+def test_weights_in_half_precision_are_widened(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    save_file({name: weight.half() for name, weight in weights.items()}, saved / "model.safetensors")
+    assert {each.dtype for each in load_model(saved).model.parameters()} == {torch.float32}

@@ -31,6 +31,8 @@ CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
 SOURCE_VOCABULARY, TARGET_VOCABULARY = "vocab.src.json", "vocab.trg.json"
 FILES = (CONFIG, WEIGHTS, SOURCE_VOCABULARY, TARGET_VOCABULARY, METRICS)
 MAX_UNPACKED_BYTES = 32 << 30
+MAX_HEADER_BYTES = 1 << 20
+"""What an extended header of an archive may take, which holds a long name above all."""
 
 
 class LengthRatio(BaseModel):
@@ -257,6 +259,12 @@ def _fill(model: Seq2Seq, path: Path, origin: str, device: torch.device | None) 
     except (SafetensorError, OSError) as error:
         raise ClientError(f"{origin} is damaged ({error}): copy it again or train again") from error
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    kinds = sorted({str(tensor.dtype) for tensor in tensors.values() if not tensor.is_floating_point()})
+    if kinds:
+        raise ClientError(f"{origin} holds {', '.join(kinds)}: the parameters of a model are fp32")
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    if strange := sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())):
+        raise ClientError(f"{origin} has numbers that are not finite, in {strange[0]}: it is damaged; train again")
     problems = [f"no {name}" for name in wanted.keys() - tensors.keys()]
     problems += [f"an unknown {name}" for name in tensors.keys() - wanted.keys()]
     problems += [
@@ -288,7 +296,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
     paths: dict[str, str] = {}
     links: dict[str, str] = {}
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, tarinfo=_Member) as tar:
             for member in tar:
                 name = wanted(member.name.removeprefix("./"))
                 if name is None:
@@ -314,6 +322,25 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         reason = "it is not a tar archive" if "\n" in str(error) else str(error)  # tarfile lists all that it tried
         raise ClientError(f"{archive} is not a readable model.tar.gz: {reason}") from error
+
+
+class _Member(tarfile.TarInfo):
+    """A member of an archive whose name is not longer than any path: `tarfile` reads extended headers at once."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+        if self.type in _EXTENDED and self.size > MAX_HEADER_BYTES:
+            raise ValueError(f"an extended header of {self.size:,} bytes")
+        found: tarfile.TarInfo | None = super()._proc_member(tar)  # type: ignore[misc]
+        return found
+
+
+_EXTENDED = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -104,7 +104,15 @@ def test_what_is_no_configuration_is_an_error(content: bytes) -> None:
 
 def test_shared_anchors_do_not_explode() -> None:
     lines = ["a0: &a0 [1, 2]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
-    assert parse_config("\n".join(lines).encode(), "config").active("a59")
+    config = parse_config("\n".join(lines).encode(), "config")
+    assert config.active("a59")
+    assert len(str(config.wrong("a59", "a number"))) < 200
+
+
+def test_merge_keys_are_refused() -> None:
+    lines = ["a0: &a0 {b: 1}"] + [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 8)}]}}" for i in range(1, 12)]
+    with pytest.raises(ClientError, match="the tag !!merge: no part of a Sockeye 1 configuration"):
+        parse_config("\n".join(lines).encode(), "config")
 
 
 @given(st.lists(st.tuples(st.integers(0, len(TEXT) - 1), st.integers(0, 255)), min_size=1, max_size=5))

@@ -56,7 +56,7 @@ def train_command(
     accumulate: Annotated[
         int, typer.Option(min=1, help="Parts that a batch is computed in: the same gradient in less memory.")
     ] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of initialisation, data order and dropout.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation, data order and dropout.")] = 1,
 ) -> None:
     """Train a model; interrupted training goes on where it stopped when the same command is given again."""
     from seqwright.training.checkpoints import has_begun

@@ -3,6 +3,7 @@
 A mapping tagged `!RNNConfig` becomes a [`Section`][] that keeps the tag's name. No class is looked up and nothing runs.
 """
 
+import reprlib
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -133,7 +134,7 @@ def parse_config(content: bytes, origin: str) -> Section:
         document = yaml.load(content, _Loader)  # noqa: S506 - a SafeLoader that builds data alone
     except _UnknownTagError as error:
         raise ClientError(f"{origin}, {error}: no part of a Sockeye 1 configuration, and nothing was run") from error
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         # PyYAML lets Python's own errors through where a scalar does not fit its tag.
         raise ClientError(f"{origin} is not a readable YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(document, Section):
@@ -152,7 +153,13 @@ _YAML = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with sections for tagged mappings and lists for tuples."""
+    """PyYAML's safe loader, with sections for tagged mappings and lists for tuples, and without merge keys."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Refuse `<<`, which Sockeye never writes and which multiplies what it refers to."""
+        for key, _ in node.value:
+            if key.tag == f"{_YAML}merge":
+                raise _UnknownTagError(key)
 
 
 def _section(loader: _Loader, kind: str, node: yaml.Node) -> Section:
@@ -183,4 +190,4 @@ _Loader.add_constructor(None, _refuse)
 
 
 def _shown(value: object) -> str:
-    return f"a {value.kind or 'mapping'}" if isinstance(value, Section) else repr(value)[:60]
+    return f"a {value.kind or 'mapping'}" if isinstance(value, Section) else reprlib.repr(value)[:60]

@@ -142,6 +142,13 @@ def _rows(arrays: Arrays, name: str) -> int | None:
     return len(arrays[name]) if name in arrays and arrays[name].ndim else None
 
 
+MAX_METRICS_BYTES = 16 << 20
+"""The largest file of validation scores that is read; a checkpoint's are some hundred bytes."""
+
+_DIGITS = 19
+"""Digits that no checkpoint's number has."""
+
+
 def _metrics(folder: Path) -> dict[str, float]:
     """Validation scores of the imported checkpoint from the `metrics` file; none where it does not say.
 
@@ -151,13 +158,17 @@ def _metrics(folder: Path) -> dict[str, float]:
     if not (folder / METRICS).is_file():
         return {}
     with explained(f"cannot read {folder / METRICS}"):
+        if (folder / METRICS).stat().st_size > MAX_METRICS_BYTES:
+            raise ClientError(
+                f"{folder / METRICS} is larger than {MAX_METRICS_BYTES >> 20} MB: it is no file of scores"
+            )
         lines = (folder / METRICS).read_text("utf-8", errors="replace").splitlines()
     rows: dict[int, dict[str, float]] = {}
     for line in lines:
         number, *fields = line.split("\t")
         pairs = dict(field.partition("=")[::2] for field in fields)
         scores = {name: _number(pairs.get(f"{name}-val", "")) for name in ("perplexity", "accuracy")}
-        if number.isdecimal():
+        if number.isdecimal() and len(number) < _DIGITS:
             rows[int(number)] = {name: value for name, value in scores.items() if math.isfinite(value)}
     best = _checkpoint((folder / BEST).resolve().name)
     if best in rows or not rows:

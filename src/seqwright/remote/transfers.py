@@ -6,6 +6,7 @@ import logging
 import os
 import posixpath
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -58,10 +59,9 @@ def fetch(remote: Remote, bars: Bars) -> Path:
         raise ClientError(f"cannot read {remote}: there is no such thing, or it may not be read")
     is_file = len(files) == 1 and files[0].path == remote.path
     home = folder_of(remote, "copies")
-    if any(not file.version for file in files):
-        shutil.rmtree(home, ignore_errors=True)  # whether what is there is still the same, nobody can tell
-        home.mkdir(parents=True, exist_ok=True)
     version = digest([part for file in files for part in (file.name, file.version)])
+    if any(not file.version for file in files):
+        version = uuid.uuid4().hex  # whether what is there is still the same, nobody can tell
     folder = home / version / remote.name
     with explained(f"cannot keep a copy of {remote} in {home}"), FileLock(home / ".lock"):
         if _fetch_missing(remote, {home / version / _local_name(file, remote, is_file): file for file in files}, bars):
@@ -193,7 +193,8 @@ def fetch_folder(remote: Remote, folder: Path, bars: Bars) -> None:
         there = {file.name: file for file in remote.files()}
         for name, path in _names(folder).items():
             mark = known.get(name)
-            if name not in there or mark is None or mark[2] != there[name].version or mark[0] != path.stat().st_size:
+            version = there[name].version if name in there else ""
+            if not version or mark is None or mark[2] != version or mark[0] != path.stat().st_size:
                 path.unlink()
         _fetch_missing(remote, {folder / name: file for name, file in there.items()}, bars)
         known = {}
