@@ -159,3 +159,13 @@ def test_what_is_counted_is_counted_once(translator: Translator) -> None:
         figures = httpx.get(f"{url}/metrics").text
     assert 'seqwright_requests_total{status="200"} 3.0' in figures
     assert 'seqwright_requests_total{status="400"} 1.0' in figures
+
+
+def test_zeros_before_a_length_do_not_make_a_body_small(url: str) -> None:
+    head = (
+        f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: {JSON}\r\nContent-Length: {'0' * 20}200000000\r\n\r\n"
+    )
+    assert statuses(exchange(url, head.encode(), b" " * 10_000)) == [413]
+    body = body_of("w4")
+    asked = post(body, CLOSE).replace(b"Content-Length: ", b"Content-Length: 00000000000000000000")
+    assert statuses(exchange(url, asked)) == [200]

@@ -19,7 +19,7 @@ from seqwright.data.batches import Batch
 from seqwright.errors import AlgorithmError, ClientError
 from seqwright.models.loss import BatchLoss, batch_loss
 from seqwright.models.seq2seq import Seq2Seq
-from seqwright.training import trainer
+from seqwright.training import parallel, trainer
 from seqwright.training.job import Channels, train
 from seqwright.training.launch import Hosts, run_processes
 from seqwright.training.parallel import LostContactError, Place, joined
@@ -173,6 +173,24 @@ def test_one_that_fails_ends_all_and_its_error_is_reported(which: int) -> None:
 def test_one_that_is_killed_ends_all_and_is_named(which: int) -> None:
     with pytest.raises(AlgorithmError, match=f"seqwright-train-{which} was ended by SIGKILL"):
         run_processes(partial(fail, which, kill), 2, lambda: False)
+
+
+def test_a_first_host_whose_name_is_not_known_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    known = socket.getaddrinfo
+
+    def look(*arguments: object, **options: object) -> object:
+        asked.append(arguments)
+        if len(asked) < 3:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return known("127.0.0.1", *arguments[1:], **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look)
+    assert parallel._own_address("first", 7, time.monotonic() + 60) == "127.0.0.1"
+    assert len(asked) == 3
+    asked.clear()
+    with pytest.raises(socket.gaierror):
+        parallel._own_address("first", 7, time.monotonic())
 
 
 def test_hosts_that_are_not_met_are_named_after_a_bounded_wait() -> None:

@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -226,8 +227,9 @@ def joined(place: Place | None, device: torch.device) -> Iterator[Group]:
         yield Group(device=device)
         return
     host, port = place.address
+    deadline = time.monotonic() + place.timeout
     try:
-        address = _own_address(host, port)
+        address = _own_address(host, port, deadline)
         if (interface := _interface_of(address)) is not None:
             # Left to itself, gloo takes the interface that this host's name stands for, if it stands for any.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
@@ -268,9 +270,16 @@ class _Host:
         return f"host {self.name} ({self.address})"
 
 
-def _own_address(host: str, port: int) -> str:
-    """The address from which this host speaks to another."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+def _own_address(host: str, port: int, deadline: float) -> str:
+    """The address from which this host speaks to another, whose name may be known only after a while."""
+    while True:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            break
+        except socket.gaierror:
+            if time.monotonic() + _LOOK > deadline:
+                raise
+            time.sleep(_LOOK)
     with socket.socket(family, kind, protocol) as probe:
         probe.connect(address)  # sends nothing
         return str(probe.getsockname()[0])
@@ -290,6 +299,9 @@ def _interface_of(address: str) -> str | None:
                     return name
     return None
 
+
+_LOOK = 0.5
+"""Seconds between two looks for the address of a name."""
 
 _SIOCGIFADDR = 0x8915
 """Linux's request for an interface's address."""
