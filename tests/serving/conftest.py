@@ -46,12 +46,17 @@ def translator() -> Translator:
 
 @contextlib.contextmanager
 def running(
-    translator: Translator, limits: Limits | None = None, http: type[asyncio.Protocol] = DirectProtocol
+    translator: Translator,
+    limits: Limits | None = None,
+    http: type[asyncio.Protocol] = DirectProtocol,
+    keep_alive: int = 5,
 ) -> Iterator[str]:
     """The URL of an endpoint that serves until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         app = create_app([ThreadSearcher(translator)], limits)
-        config = uvicorn.Config(app, http=http, log_config=None, timeout_graceful_shutdown=10)
+        config = uvicorn.Config(
+            app, http=http, log_config=None, timeout_graceful_shutdown=10, timeout_keep_alive=keep_alive
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -12,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from seqwright.inference.translator import Translator
 from seqwright.serving import direct
+from seqwright.serving.batcher import Batcher
 from seqwright.serving.negotiation import JSON, JSON_LINES, RECORDIO
 from tests.serving.conftest import running
 from tests.serving.records import framed, record
@@ -169,3 +172,24 @@ def test_zeros_before_a_length_do_not_make_a_body_small(url: str) -> None:
     body = body_of("w4")
     asked = post(body, CLOSE).replace(b"Content-Length: ", b"Content-Length: 00000000000000000000")
     assert statuses(exchange(url, asked)) == [200]
+
+
+def test_a_refused_connection_is_not_kept_for_ever(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Batcher, "full", property(lambda _: True))
+    head, end, body = post(body_of("w4")).partition(b"\r\n\r\n")
+    with running(translator, keep_alive=1) as url:
+        assert statuses(exchange(url, head + end, body)) == [503]
+
+
+def test_an_answer_at_once_does_not_end_the_wait_for_the_next(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translate = Translator.translate_batch
+
+    def slowly(*arguments: Any, **options: Any) -> None:
+        time.sleep(2)
+        translate(*arguments, **options)
+
+    monkeypatch.setattr(Translator, "translate_batch", slowly)
+    with running(translator, keep_alive=1) as url:
+        assert statuses(exchange(url, post(b"{") + post(body_of("w4"), CLOSE))) == [400, 200]
