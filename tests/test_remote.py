@@ -1,7 +1,9 @@
 """Remote paths against a real S3 API on loopback, one that can be told to fail."""
 
+import http.server
 import json
 import logging
+import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -323,3 +325,46 @@ def test_secrets_of_a_url_are_left_out_of_what_libraries_say_of_it(said: str) ->
     remote = filesystem.Remote(PRESIGNED.replace("https", "http"))
     reason = remote.reason(OSError(said))
     assert not [secret for secret in ("AKIA", "feedbeef", "pw0rd") if secret in reason]
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[str, list[int]]]:
+    """An HTTP server, and the statuses of its next answers; when there are none left it has a file."""
+    left: list[int] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(left.pop(0) if left else 200)
+            self.send_header("Content-Length", "5")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(b"w5 w6")
+
+        do_HEAD = do_GET  # noqa: N815 - as http.server calls it
+
+        def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - as http.server calls it
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/in.txt", left
+        server.shutdown()
+
+
+def test_an_http_server_that_is_busy_is_asked_again(answers: tuple[str, list[int]]) -> None:
+    url, left = answers
+    left.extend([503] * 3)
+    with Staging() as staging:
+        assert staging.read(url).read_bytes() == b"w5 w6"
+    assert not left
+
+
+def test_a_refusal_of_an_http_server_is_told_at_once(answers: tuple[str, list[int]]) -> None:
+    url, left = answers
+    left.extend([403] * 4)
+    with Staging() as staging, pytest.raises(ClientError, match="403"):
+        staging.read(url)
+    assert len(left) == 2
+    left[:] = [404] * 2
+    with Staging() as staging, pytest.raises(ClientError, match="there is no such thing"):
+        staging.read(url)

@@ -118,9 +118,9 @@ class Remote:
         )
         try:
             return tries(function, *arguments, **options)
-        except FileNotFoundError as error:
-            raise ClientError(f"{doing} {self}: there is no such thing, or no such bucket") from error
         except Exception as error:
+            if isinstance(error, FileNotFoundError) and _failure_of_http(error) is None:
+                raise ClientError(f"{doing} {self}: there is no such thing, or no such bucket") from error
             raise ClientError(f"{doing} {self}: {self.reason(error)}") from error
 
     def _tell(self, doing: str, state: tenacity.RetryCallState) -> None:
@@ -130,6 +130,7 @@ class Remote:
 
     def reason(self, error: BaseException | None) -> str:
         """What an error says, without the secrets of the URL."""
+        error = (error and _failure_of_http(error)) or error
         text = without_secrets(str(error) or type(error).__name__)
         for secret in sorted(_secrets_of(self.url), key=len, reverse=True):
             text = text.replace(secret, "***")
@@ -140,7 +141,9 @@ class Remote:
     def _find(self) -> Mapping[str, Mapping[str, Any]]:
         try:
             info = self.fs.info(self.path)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if _failure_of_http(error) is not None:
+                raise
             if not self.is_whole:
                 return {}
             info = {"type": "directory"}  # a prefix without keys, unless the bucket is not there either
@@ -186,8 +189,23 @@ def version_of(info: Mapping[str, Any]) -> str:
     return digest([*told, str(info.get("size"))]) if told else ""
 
 
+def _failure_of_http(error: BaseException) -> BaseException | None:
+    """What went wrong with an HTTP server where fsspec makes a missing file of anything; None where it is missing."""
+    cause = error.__cause__
+    is_http = cause is not None and type(cause).__module__.startswith("aiohttp")
+    return cause if is_http and getattr(cause, "status", 0) not in _MISSING else None
+
+
+_MISSING, _PASSING = (404, 410), (408, 429)
+"""Statuses of HTTP that say that there is nothing, and those below 500 that say to try again."""
+
+
 def _may_pass(error: BaseException) -> bool:
     """Whether a failure may be over the next time."""
+    error = _failure_of_http(error) or error
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and status:
+        return status >= 500 or status in _PASSING
     final = isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES
     return isinstance(error, Exception) and not final
 
