@@ -29,7 +29,9 @@ from seqwright.models.seq2seq import Seq2Seq, build_model
 
 CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
 SOURCE_VOCABULARY, TARGET_VOCABULARY = "vocab.src.json", "vocab.trg.json"
-FILES = (CONFIG, WEIGHTS, SOURCE_VOCABULARY, TARGET_VOCABULARY, METRICS)
+FILES = (WEIGHTS, SOURCE_VOCABULARY, TARGET_VOCABULARY, METRICS, CONFIG)
+"""In the order in which they are written: the last makes a model whole."""
+
 MAX_UNPACKED_BYTES = 32 << 30
 MAX_HEADER_BYTES = 1 << 20
 """What an extended header of an archive may take, which holds a long name above all."""
@@ -193,7 +195,7 @@ def copy_model(source: Path, folder: Path) -> None:
         ClientError: `folder` holds something, or cannot be written.
     """
     with new_folder(folder) as scratch:
-        for name in (*(name for name in FILES if name != CONFIG), CONFIG):  # the last, for it makes a model whole
+        for name in FILES:
             shutil.copy(source / name, scratch / name)
 
 

@@ -257,7 +257,7 @@ class CheckpointStore(Monitor):
                 with writing(scratch / STATE) as stream:
                     stream.write(state)
                 with writing(scratch / SUMS) as stream:
-                    stream.write(_sums(scratch))
+                    stream.write(_sums({name: _digest_of(scratch / name) for name in (STATE, TENSORS)}))
         finally:
             self._taken.set()
         for old in existing_checkpoints(self.folder)[self._keep :]:
@@ -336,13 +336,15 @@ class _DamagedError(Exception):
     """A checkpoint is not what was written."""
 
 
-def _sums(folder: Path) -> bytes:
-    """The content of `SUMS` for the files in a folder."""
-    lines = []
-    for name in (STATE, TENSORS):
-        with (folder / name).open("rb") as stream:
-            lines.append(f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {name}\n")
-    return "".join(lines).encode()
+def _sums(digests: Mapping[str, str]) -> bytes:
+    """The content of `SUMS` for files of these digests."""
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items()).encode()
+
+
+def _digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read_whole(folder: Path) -> tuple[bytes, bytes]:
@@ -354,15 +356,19 @@ def _read_whole(folder: Path) -> tuple[bytes, bytes]:
     """
     with explained(f"cannot read {folder}"):
         try:
-            version = json.loads((folder / STATE).read_bytes())["format_version"]
+            state = (folder / STATE).read_bytes()
+            version = json.loads(state)["format_version"]
             if isinstance(version, int) and version != FORMAT_VERSION:
                 raise ClientError(
                     f"{folder} is of another version of seqwright, whose format is {version}, not {FORMAT_VERSION}: go "
                     "on with that version, or name another --checkpoints folder and --output"
                 )
-            if (folder / SUMS).read_bytes() != _sums(folder):
+            tensors = (folder / TENSORS).read_bytes()
+            contents = {STATE: state, TENSORS: tensors}
+            digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+            if (folder / SUMS).read_bytes() != _sums(digests):
                 raise _DamagedError(f"its files are not those of {SUMS}")
-            return (folder / STATE).read_bytes(), (folder / TENSORS).read_bytes()
+            return state, tensors
         except (FileNotFoundError, NotADirectoryError) as error:
             raise _DamagedError(f"it has no {Path(error.filename).name}") from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
