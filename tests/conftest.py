@@ -47,7 +47,7 @@ def vocabulary(words: int) -> Vocabulary:
     return Vocabulary([*SPECIAL_TOKENS, *(f"w{i}" for i in range(4, 4 + words))])
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_model() -> Callable[..., TrainedModel]:
     """A maker of tiny models with random weights."""
 

@@ -31,19 +31,20 @@ def choose_device(name: str, number: int | None = None) -> torch.device:
     return torch.device(name) if number is None or name == "cpu" else torch.device(name, number)
 
 
-def process_count(name: str, device: str) -> int:
-    """The processes that `auto` or a number asks for on this host; `auto` takes one a GPU, and one on the CPU.
+def process_count(name: str, device: str, on_cpu: int = 1) -> int:
+    """The processes that `auto` or a number asks for on this host; `auto` takes one a GPU.
 
     Args:
         name: `auto` or a number.
         device: `auto`, `cpu` or `cuda`.
+        on_cpu: what `auto` takes on the CPU.
 
     Raises:
         ClientError: it is neither, or there are fewer GPUs; or what `choose_device` raises.
     """
     gpus = torch.cuda.device_count() if choose_device(device).type == "cuda" else 0
     if name == "auto":
-        return max(1, gpus)
+        return gpus or on_cpu
     if not name.isascii() or not name.isdigit() or int(name) < 1:
         raise ClientError(f"processes must be auto or a number from 1 on, not {name!r}")
     if gpus and int(name) > gpus:

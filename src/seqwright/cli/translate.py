@@ -32,14 +32,20 @@ def translate_command(
     format: Annotated[Format, typer.Option(help="Plain text, or JSON with scores and attention.")] = Format.TEXT,  # noqa: A002
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    processes: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|N", help="Processes that translate, for large files; auto: one a GPU, or one a core."
+        ),
+    ] = "1",
 ) -> None:
     """Translate a file, one sequence of white-space separated tokens a line, or records of ids."""
     from seqwright.inference.bulk import translate_file
-    from seqwright.inference.translator import Translator
+    from seqwright.inference.pool import load_translators
 
-    with Staging(STDERR) as staging:
+    with Staging(STDERR) as staging, load_translators(staging.read(model), device, precision, processes) as translator:
         translate_file(
-            Translator.load(staging.read(model), device, precision),
+            translator,
             source=staging.read_if_given(input),
             target=staging.write_file(output) if output else None,
             as_json=format is Format.JSON,

@@ -1,10 +1,11 @@
 """Translating whole files of any size: in order, written as they are made, and continued after an interruption."""
 
 import contextlib
+import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -13,6 +14,7 @@ from rich.progress import Progress
 
 from seqwright.errors import ClientError
 from seqwright.files import explained
+from seqwright.inference.pool import TranslatorPool
 from seqwright.inference.sources import Source, read_sources
 from seqwright.inference.translator import Translation, Translator
 
@@ -23,7 +25,7 @@ BATCHES_A_BLOCK = 16
 
 
 def translate_file(
-    translator: Translator,
+    translator: Translator | TranslatorPool,
     *,
     source: Path | None,
     target: Path | None,
@@ -40,7 +42,7 @@ def translate_file(
     `resume` goes on from.
 
     Args:
-        translator: the model.
+        translator: the model, or several of it.
         source: text, JSON Lines or RecordIO, as `read_sources` tells them apart; standard input if None.
         target: the file to write; standard output if None.
         as_json: write one JSON object a line, with `source`, `target`, `score`, `matrix` and, for more than one
@@ -62,21 +64,30 @@ def translate_file(
     with contextlib.ExitStack() as stack:
         out, done = stack.enter_context(_writer(target, resume, may_go_on=source is not None and has_line_each))
         advance = stack.enter_context(_progress(console, source))
-        for block in read_sources(source, translator.trained.source_vocabulary, BATCHES_A_BLOCK * batch_size, advance):
-            left = block[done:]
-            done -= len(block) - len(left)
-            found = translator.translate_ids(
-                [each.ids for each in left],
-                beam_size=beam_size,
-                nbest=nbest,
-                attention=as_json,
-                batch_size=batch_size,
-            )
-            for each, translation in zip(left, found, strict=True):
+        every = read_sources(source, translator.source_vocabulary, BATCHES_A_BLOCK * batch_size, advance)
+        blocks, ahead = itertools.tee(_after(done, every, source, target))
+        found = translator.translate_blocks(
+            ([each.ids for each in block] for block in ahead),
+            beam_size=beam_size,
+            nbest=nbest,
+            attention=as_json,
+            batch_size=batch_size,
+        )
+        for block, translations in zip(blocks, found, strict=True):
+            for each, translation in zip(block, translations, strict=True):
                 out.write(_json_line(each, translation) if as_json else _text_lines(translation))
             out.flush()
-        if done:
-            raise ClientError(f"{target}.partial has {done:,} lines more than {source}: it is not of this input")
+
+
+def _after(
+    done: int, blocks: Iterable[list[Source]], source: Path | None, target: Path | None
+) -> Iterator[list[Source]]:
+    """The blocks without the first `done` sources, whose translations are there."""
+    for block in blocks:
+        yield block[done:]
+        done = max(0, done - len(block))
+    if done:
+        raise ClientError(f"{target}.partial has {done:,} lines more than {source}: it is not of this input")
 
 
 def _text_lines(translation: Translation) -> str:

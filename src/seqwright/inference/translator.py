@@ -1,6 +1,6 @@
 """Tokens or ids in, translations with scores and attention out."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -68,18 +68,19 @@ class Translator:
         self._model: SearchModel = PreparedModel(model, precision)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", precision: str = "auto") -> Self:
+    def load(cls, path: str | Path, device: str = "auto", precision: str = "auto", number: int | None = None) -> Self:
         """Load a model folder or a `model.tar.gz`.
 
         Args:
             path: the model.
             device: `auto`, `cpu` or `cuda`.
             precision: `auto`, `fp32` or `bf16`.
+            number: which GPU; the current one if not given.
 
         Raises:
             ClientError: the model is missing or damaged, or the device or precision is not to be had.
         """
-        chosen = choose_device(device)
+        chosen = choose_device(device, number)
         return cls(load_model(Path(path), chosen), chosen, choose_precision(precision, chosen))
 
     @property
@@ -147,8 +148,9 @@ class Translator:
         cut = [list(source[:limit]) for source in sources]
         nothing = np.zeros((0, 0), dtype=np.float32) if attention else None
         results = [Translation([], [], 0.0, nothing) for _ in cut]
-        for chunk in _by_length(cut, batch_size):
-            if stop_requested():
+        for places in by_length(cut, batch_size):
+            chunk = [place for place in places if cut[place]]
+            if stop_requested() or not chunk:
                 break
 
             def put(position: int, translation: Translation, chunk: list[int] = chunk) -> None:
@@ -167,6 +169,21 @@ class Translator:
                 abandoned=abandoned,
             )
         return results
+
+    def translate_blocks(
+        self,
+        blocks: Iterable[Sequence[Sequence[int]]],
+        *,
+        beam_size: int | None = None,
+        nbest: int = 1,
+        attention: bool = False,
+        batch_size: int = 64,
+    ) -> Iterator[list[Translation]]:
+        """Translate one block of sequences after another, when the next is asked for; otherwise as `translate_ids`."""
+        for block in blocks:
+            yield self.translate_ids(
+                block, beam_size=beam_size, nbest=nbest, attention=attention, batch_size=batch_size
+            )
 
     def translate_batch(
         self,
@@ -249,8 +266,8 @@ class Translator:
         return found[0]
 
 
-def _by_length(sources: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
-    """Positions of the sources that are not empty, longest first, in batches."""
-    order = sorted((i for i, source in enumerate(sources) if source), key=lambda i: -len(sources[i]))
+def by_length(sources: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    """Positions of the sources, longest first, in batches."""
+    order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
