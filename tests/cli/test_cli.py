@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -122,6 +123,34 @@ def test_translate_writes_nbest_lines_and_reads_gzip(run: Run, model: Path, tmp_
     )  # fmt: skip
     assert (result.status, result.out) == (0, "")
     assert len((tmp_path / "out").read_text().splitlines()) == 6
+
+
+def test_every_sequence_has_as_many_lines_as_translations_were_asked_for(run: Run, model: Path) -> None:
+    result = run("translate", "--model", model, "--nbest", "7", "--beam-size", "2", stdin=b"a b c\n\nd\n")
+    lines = result.out.split("\n")
+    assert len(lines) == 3 * 7 + 1
+    assert lines[7:14] == [""] * 7
+    assert all(len(set(lines[start : start + 7])) == 7 for start in (0, 14))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("arguments", [["--version"], ["translate", "--model", "MODEL"]])
+def test_output_that_cannot_be_written_is_told(arguments: list[str], model: Path) -> None:
+    command = [sys.executable, "-m", "seqwright", *(str(model) if each == "MODEL" else each for each in arguments)]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, input="a b\n", stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "ClientError: cannot write standard output: no space left on device\n"
+
+
+@pytest.mark.parametrize(("stream", "option"), [("stdin", "--input"), ("stdout", "--output")])
+def test_a_closed_stream_is_told(stream: str, option: str, model: Path) -> None:
+    close = f"import sys; sys.{stream} = None; from seqwright.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", close, "translate", "--model", str(model)], input="a\n", capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert f"is closed: name a file with {option}" in result.stderr
 
 
 def test_bad_text_leaves_no_output(run: Run, model: Path, tmp_path: Path) -> None:

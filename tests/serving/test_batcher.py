@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seqwright.inference.translator import Translation, Translator
@@ -45,7 +45,7 @@ class Watched(Translator):
         found: Callable[[int, Translation], None],
         *,
         beam_size: int | None = None,
-        nbest: int = 1,
+        nbest: Sequence[int] | None = None,
         attention: bool = False,
         max_output_lengths: Sequence[int | None] | None = None,
         abandoned: Callable[[], Collection[int]] | None = None,
@@ -176,6 +176,7 @@ requests = st.lists(st.tuples(st.lists(st.integers(4, 23), min_size=1, max_size=
 
 
 @given(st.lists(requests, min_size=1, max_size=6))
+@example([[([4], {"beam_size": 1, "nbest": 3}), ([4], {"beam_size": 3, "nbest": 2, "max_output_length": 1})]])
 @settings(max_examples=12, deadline=None)
 def test_answers_under_batching_are_those_without(
     shared_bench: Bench, asked: list[list[tuple[list[int], dict[str, int]]]]

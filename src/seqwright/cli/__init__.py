@@ -4,7 +4,11 @@ Results go to standard output; progress and logs to standard error. Exit status 
 fault, 2 when the user can mend it, 130 when interrupted.
 """
 
+import contextlib
+import errno
+import os
 import sys
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -19,7 +23,7 @@ from seqwright.cli.sagemaker import sagemaker_app
 from seqwright.cli.serve import serve_command
 from seqwright.cli.train import train_command
 from seqwright.cli.translate import translate_command
-from seqwright.errors import SeqwrightError
+from seqwright.errors import ClientError, SeqwrightError
 
 INTERRUPTED = 130
 """The exit status of a command that was interrupted: 128 and the number of the signal."""
@@ -57,10 +61,27 @@ class _State:
     debug = False
 
 
+@contextlib.contextmanager
+def _flushed() -> Iterator[None]:
+    """Write all of standard output while it can still be told that it cannot be."""
+    try:
+        yield
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def _discard_output() -> None:
+    """What cannot be written is not to be tried again when Python ends."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def main() -> None:
     """Run the command line; errors become one message and an exit status."""
     try:
-        app()
+        with _flushed():
+            app()
     except SeqwrightError as error:
         if _State.debug:
             raise
@@ -72,10 +93,15 @@ def main() -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
+        _discard_output()
         sys.exit(1)
     except Exception as error:
         if _State.debug:
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _discard_output()
+            print("ClientError: cannot write standard output: no space left on device", file=sys.stderr)
+            sys.exit(ClientError.exit_code)
         print(f"AlgorithmError: {type(error).__name__}: {error}", file=sys.stderr)
         print("This is a fault of seqwright: run again with --debug and report what it prints.", file=sys.stderr)
         sys.exit(1)

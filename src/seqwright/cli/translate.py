@@ -26,7 +26,7 @@ def translate_command(
     beam_size: Annotated[
         int | None, typer.Option(min=1, help="Hypotheses kept; the model's beam_size if not given.")
     ] = None,
-    nbest: Annotated[int, typer.Option(min=1, help="Translations a line, best first.")] = 1,
+    nbest: Annotated[int, typer.Option(min=1, help="Translations a sequence, best first, as many lines of text.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Sequences searched together.")] = 64,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run left.")] = False,
     format: Annotated[Format, typer.Option(help="Plain text, or JSON with scores and attention.")] = Format.TEXT,  # noqa: A002

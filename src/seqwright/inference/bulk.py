@@ -46,8 +46,8 @@ def translate_file(
         source: text, JSON Lines or RecordIO, as `read_sources` tells them apart; standard input if None.
         target: the file to write; standard output if None.
         as_json: write one JSON object a line, with `source`, `target`, `score`, `matrix` and, for more than one
-            translation, `nbest`; else the translations alone, best first.
-        beam_size: hypotheses kept; the model's own if None.
+            translation, `nbest`; else the translations alone, `nbest` lines a sequence, best first.
+        beam_size: hypotheses kept, `nbest` at least; the model's own if None.
         nbest: translations a sequence.
         batch_size: sequences searched together.
         resume: go on after the whole lines that an earlier, interrupted run of the same command left.
@@ -75,7 +75,7 @@ def translate_file(
         )
         for block, translations in zip(blocks, found, strict=True):
             for each, translation in zip(block, translations, strict=True):
-                out.write(_json_line(each, translation) if as_json else _text_lines(translation))
+                out.write(_json_line(each, translation) if as_json else _text_lines(translation, nbest))
             out.flush()
 
 
@@ -90,8 +90,10 @@ def _after(
         raise ClientError(f"{target}.partial has {done:,} lines more than {source}: it is not of this input")
 
 
-def _text_lines(translation: Translation) -> str:
-    return "".join(f"{each.text}\n" for each in (translation, *translation.alternatives))
+def _text_lines(translation: Translation, count: int) -> str:
+    """So many lines, empty ones where there are fewer translations, for lines to be told apart by their number."""
+    found = [each.text for each in (translation, *translation.alternatives)]
+    return "".join(f"{text}\n" for text in found + [""] * (count - len(found)))
 
 
 def _json_line(source: Source, translation: Translation) -> str:
@@ -107,6 +109,8 @@ def _json_line(source: Source, translation: Translation) -> str:
 def _writer(target: Path | None, resume: bool, may_go_on: bool) -> Iterator[tuple[TextIO, int]]:
     """The stream to write to, and how many lines it has already; says what is left of it when it is interrupted."""
     if target is None:
+        if sys.stdout is None:
+            raise ClientError("standard output is closed: name a file with --output")
         yield sys.stdout, 0
         return
     if target.exists() and not target.is_file():  # a device or a pipe is written to, not replaced

@@ -47,6 +47,8 @@ def read_sources(
         yield from _records(path, vocabulary, size)
         return
     if path is None:
+        if sys.stdin is None:
+            raise ClientError("standard input is closed: name a file with --input")
         blocks = decode_blocks(sys.stdin.buffer, "standard input", 1 if sys.stdin.isatty() else size)
     else:
         blocks = read_blocks(path, size, advance)

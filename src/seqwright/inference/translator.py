@@ -108,8 +108,8 @@ class Translator:
         Args:
             sources: what to translate. Unknown tokens map to `<unk>`; a sequence longer than the model's
                 `max_seq_len_source` is cut to it; an empty one gives an empty translation.
-            beam_size: hypotheses kept in search; the model's `beam_size` if not given.
-            nbest: translations to return for each source, at most the beam.
+            beam_size: hypotheses kept in search, `nbest` at least; the model's `beam_size` if not given.
+            nbest: translations to return for each source, fewer where the search finds no more.
             attention: whether to return attention matrices.
             batch_size: sequences searched together.
             max_output_length: tokens after which a translation is cut off; by default a limit that goes with the
@@ -163,7 +163,7 @@ class Translator:
                 [cut[index] for index in chunk],
                 put,
                 beam_size=beam_size,
-                nbest=nbest,
+                nbest=[nbest] * len(chunk),
                 attention=attention,
                 max_output_lengths=[max_output_length] * len(chunk),
                 abandoned=abandoned,
@@ -191,7 +191,7 @@ class Translator:
         found: Callable[[int, Translation], None],
         *,
         beam_size: int | None = None,
-        nbest: int = 1,
+        nbest: Sequence[int] | None = None,
         attention: bool = False,
         max_output_lengths: Sequence[int | None] | None = None,
         abandoned: Callable[[], Collection[int]] | None = None,
@@ -202,24 +202,24 @@ class Translator:
             sources: source ids without BOS or EOS, none empty or longer than `max_seq_len_source`.
             found: told each source's position and translation as soon as its search ends, shorter ones mostly first.
             beam_size: as in `translate`.
-            nbest: as in `translate`.
+            nbest: `nbest` of every source; 1 if not given.
             attention: as in `translate`.
             max_output_lengths: `max_output_length` of every source.
             abandoned: asked after every step of the search for the positions in `sources` that nobody wants any more:
                 they are dropped, and `found` is not told of them.
         """
-        beam_size = beam_size or self.trained.settings.beam_size
+        wanted = nbest or [1] * len(sources)
         limits = max_output_lengths or [None] * len(sources)
         batch, lengths = self._pad(sources)
         beam_search(
             self._model,
             batch,
             lengths,
-            beam_size=beam_size,
+            beam_size=max(beam_size or self.trained.settings.beam_size, *wanted),
             max_lengths=self._max_lengths(lengths, limits),
-            nbest=min(nbest, beam_size),
+            nbest=max(wanted),
             attention=attention,
-            found=lambda i, hypotheses: found(i, self._assemble(hypotheses, len(sources[i]), limits[i])),
+            found=lambda i, hypotheses: found(i, self._assemble(hypotheses[: wanted[i]], len(sources[i]), limits[i])),
             abandoned=abandoned,
         )
 

@@ -326,9 +326,7 @@ class Batcher:
 
     async def _translate(self, items: Sequence[_Item], worker: _Worker) -> None:
         def found(position: int, translation: Translation) -> None:
-            item = items[position]
-            del translation.alternatives[(item.instance.configuration.nbest or 1) - 1 :]
-            item.ticket.put(item.number, translation)
+            items[position].ticket.put(items[position].number, translation)
 
         loop = asyncio.get_running_loop()
         beam_size, attention = self._key(items[0].instance)
@@ -336,7 +334,7 @@ class Batcher:
         batch = Batch(
             [item.instance.ids for item in items],
             beam_size=beam_size,
-            nbest=max(each.nbest or 1 for each in wanted),
+            nbest=[each.nbest or 1 for each in wanted],
             attention=attention,
             max_output_lengths=[each.max_output_length for each in wanted],
         )

@@ -20,14 +20,14 @@ class Batch:
     Attributes:
         sources: source ids, longest first.
         beam_size: hypotheses kept a sentence.
-        nbest: translations wanted of each source.
+        nbest: translations wanted, for each source.
         attention: whether attention is wanted.
         max_output_lengths: a limit for each source, None for the usual one.
     """
 
     sources: Sequence[Sequence[int]]
     beam_size: int
-    nbest: int
+    nbest: Sequence[int]
     attention: bool
     max_output_lengths: Sequence[int | None]
 
