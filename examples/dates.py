@@ -1,6 +1,6 @@
-"""Reading dates, from nothing to a model in about a minute: what the Python API looks like from end to end.
+"""Reading dates, from nothing to a model in a minute or two: what the Python API looks like from end to end.
 
-    python examples/dates.py [--output dates] [--pairs 20000] [--updates 1500]
+    python examples/dates.py [--output dates] [--pairs 20000] [--updates 300]
 
 "Thursday, 4 March 2021" is to become "2021-03-04", character by character. Every text is made up by chance, some are
 kept from training, and the model reads those. Run it again and it goes on with the model that is there.
@@ -23,7 +23,7 @@ SETTINGS = {
     "num_embed_source": 32,
     "num_embed_target": 32,
     "learning_rate": 0.002,
-    "checkpoint_frequency_num_batches": 500,
+    "checkpoint_frequency_num_batches": 100,
 }
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("dates"))
     parser.add_argument("--pairs", type=int, default=20_000)
-    parser.add_argument("--updates", type=int, default=1_500)
+    parser.add_argument("--updates", type=int, default=300)
     options = parser.parse_args()
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
