@@ -63,7 +63,7 @@ def main() -> None:
     precision = choose_precision(options.precision, device)
     settings = Hyperparameters(rnn_num_hidden=WIDTH, num_embed_source=WIDTH, num_embed_target=WIDTH)
     model = build_model(settings, options.vocabulary, options.vocabulary)
-    optimizer = build_optimizer(settings, model.parameters())
+    optimizer = build_optimizer(settings, dict(model.named_parameters()))
     batch = batch_of(options.pairs, options.tokens, options.vocabulary)
     with torch.no_grad():
         encoded = model.encode(batch.source, batch.source_lengths)

@@ -181,3 +181,18 @@ def test_shares_hold_every_pair_once_and_are_as_much_work_as_each_other(
     for share in shares:
         assert share.source.shape[1] == batch.source.shape[1]
         assert share.num_tokens == int((share.target_out != PAD).sum())
+
+
+def test_numbers_beyond_any_corpus_mean_no_bound() -> None:
+    corpus = random_corpus(50)
+    vast = {"batch_size": 1 << 70, "max_source_length": 1 << 70, "max_target_length": 1 << 70}
+    batches = list(batches_of(corpus, **vast).epoch(0))
+    assert sum(batch.num_pairs for batch in batches) == 50
+    assert max(batch.source.shape[1] for batch in batches) == int(corpus.source.lengths.max()) + 1
+
+
+def test_padding_ids_within_a_target_are_not_counted() -> None:
+    corpus = ParallelCorpus(Sequences.of([[4, 5]]), Sequences.of([[4, PAD, 5, PAD]]), digest="")
+    (batch,) = batches_of(corpus).epoch(0)
+    assert batch.num_tokens == 3
+    assert batch.split(1)[0].num_tokens == 3

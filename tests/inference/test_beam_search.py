@@ -111,7 +111,7 @@ def test_scores_are_those_of_teacher_forcing_and_attention_matches_the_steps(sma
         assert hypothesis.attention is not None
         for token, row in zip([BOS, *hypothesis.ids], hypothesis.attention, strict=False):
             _, weights, state = trained.model.decoder.step(torch.tensor([token]), state)
-            torch.testing.assert_close(row, weights[0], atol=1e-5, rtol=0)
+            torch.testing.assert_close(torch.from_numpy(row), weights[0], atol=1e-5, rtol=0)
         assert hypothesis.attention.shape == (len(hypothesis.ids), 4)
 
 

@@ -105,6 +105,27 @@ def test_bad_input_is_named_and_leaves_no_output(
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
 
+def test_empty_lines_may_end_json_lines_and_nothing_else(translator: Translator, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out"
+    source.write_text('{"source": "w5"}\n{"source": "w6"}\n\n  \n')
+    translate_file(translator, source=source, target=target)
+    assert len(target.read_text().splitlines()) == 2
+    source.write_text('{"source": "w5"}\n\n{"source": "w6"}\n')
+    with pytest.raises(ClientError, match="line 2 is not valid JSON"):
+        translate_file(translator, source=source, target=target)
+
+
+def test_records_come_through_a_pipe(translator: Translator, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.rec", tmp_path / "out"
+    os.mkfifo(source)
+    content = encode_records({"source": Sequences.of([[5, 6], [7]] * 50)})
+    writer = threading.Thread(target=source.write_bytes, args=(content,))
+    writer.start()
+    translate_file(translator, source=source, target=target)
+    writer.join()
+    assert len(target.read_text().splitlines()) == 100
+
+
 def test_resuming_needs_something_to_resume(translator: Translator, tmp_path: Path) -> None:
     write_text(tmp_path / "in")
     with pytest.raises(ClientError, match=r"no .*out\.partial to go on from"):

@@ -101,6 +101,21 @@ def test_a_process_that_is_killed_ends_the_rest_with_an_error(model: Path, sourc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "in.txt"]
 
 
+def test_a_line_by_itself_is_answered_before_the_next_is_read(pool: TranslatorPool) -> None:
+    read = 0
+
+    def lines() -> Iterator[list[list[int]]]:
+        nonlocal read
+        for number in (1, 2):
+            read = number
+            yield [[5, 6]]
+
+    answers = pool.translate_blocks(lines())
+    assert len(next(answers)) == 1
+    assert read == 1
+    assert len(list(answers)) == 1
+
+
 ENDLESS = """
 import sys
 from itertools import repeat

@@ -139,3 +139,12 @@ def test_translations_that_are_cut_to_the_same_come_once(translator: Translator)
     every = [found, *found.alternatives]
     assert len({tuple(each.ids) for each in every}) == len(every)
     assert [each.score for each in every] == sorted(each.score for each in every)
+
+
+def test_weights_that_are_too_large_are_told(small_model: Maker) -> None:
+    trained = small_model(encoder_type="cnn", decoder_type="cnn")
+    with torch.no_grad():
+        for parameter in trained.model.parameters():
+            parameter.fill_(1e38)
+    with pytest.raises(ClientError, match="no finite probabilities"):
+        Translator(trained, torch.device("cpu")).translate(["w5", "w6 w7"])

@@ -42,7 +42,7 @@ STUCK: dict[str, object] = {
 
 EFFECTS: dict[str, tuple[object, dict[str, object], str]] = {
     "batch_size": (8, {"max_num_epochs": 1, "max_num_batches": -1}, "updates"),
-    "beam_size": (2, {}, "alternatives"),
+    "beam_size": (1, {}, "scores"),
     "bleu_sample_size": (3, {}, "metrics"),
     "bucket_width": (2, {"max_num_epochs": 1, "max_num_batches": -1}, "updates"),
     "bucketing_enabled": (False, {"max_seq_len_source": 8, "max_seq_len_target": 8}, "weights"),
@@ -106,7 +106,7 @@ class Observation:
     metrics: tuple[str, ...]
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
     weights: float
-    alternatives: int
+    scores: tuple[float, ...]
 
 
 class Lines(logging.Handler):
@@ -135,7 +135,7 @@ def observe(settings: tuple[tuple[str, object], ...]) -> Observation:
             progress = train(channels, folder / "model", dict(settings), precision="fp32")
             trained = load_model(folder / "model")
             translator = Translator(trained, torch.device("cpu"))
-            found = translator.translate(["a b c d"], nbest=9)[0]
+            found = translator.translate(["a b c d", "c", "d d a", "b a c a d"])
             metrics = (folder / "model" / "metrics.json").read_text()
     finally:
         log.removeHandler(handler)
@@ -151,7 +151,7 @@ def observe(settings: tuple[tuple[str, object], ...]) -> Observation:
         tuple(sorted(re.findall(r'"(\w+)":', metrics))),
         tuple((name, tuple(tensor.shape)) for name, tensor in state.items()),
         float(sum(tensor.double().abs().sum() for tensor in state.values())),
-        1 + len(found.alternatives),
+        tuple(translation.score for translation in found),
     )
 
 

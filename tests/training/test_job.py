@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from seqwright.artifacts import load_model
 from seqwright.errors import ClientError
+from seqwright.training.checkpoints import FORMAT_VERSION
 from seqwright.training.job import Channels, train
 from seqwright.training.launch import Hosts
 from seqwright.training.progress import Monitor, Progress, Update
@@ -147,7 +148,7 @@ def test_a_checkpoint_of_another_version_is_refused(channels: Channels, tmp_path
     settings = {**SETTINGS, "max_num_batches": 4}
     train(channels, tmp_path / "model", settings, precision="fp32")
     state = tmp_path / "model.checkpoints" / "checkpoint-000000004" / "state.json"
-    state.write_text(state.read_text().replace('"format_version": 3', '"format_version": 9'))
+    state.write_text(state.read_text().replace(f'"format_version": {FORMAT_VERSION}', '"format_version": 9'))
     with pytest.raises(ClientError, match="another version of seqwright, whose format is 9"):
         train(channels, tmp_path / "model", settings, precision="fp32")
 
@@ -345,3 +346,17 @@ def test_training_text_is_bounded_in_translation_by_its_length_ratio(channels: C
     train(channels, tmp_path / "model", {**SETTINGS, "max_num_batches": 4}, precision="fp32")
     ratio = load_model(tmp_path / "model").length_ratio
     assert (ratio.mean, ratio.std) == (1.0, 0.0)
+
+
+def test_bleu_of_a_model_that_diverged_is_no_number(channels: Channels, tmp_path: Path) -> None:
+    settings = {
+        **SETTINGS,
+        "encoder_type": "cnn",
+        "decoder_type": "cnn",
+        "optimizer_type": "sgd",
+        "learning_rate": 1e18,
+    }
+    wanted = {"optimized_metric": "bleu", "max_num_batches": 4, "checkpoint_frequency_num_batches": 2}
+    progress = train(channels, tmp_path / "model", {**settings, **wanted}, precision="fp32")
+    assert progress.best is None
+    assert progress.updates == 4

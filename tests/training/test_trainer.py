@@ -79,7 +79,7 @@ def fit(
     left = [] if callable(perplexities) else list(perplexities)
     trainer = Trainer(
         trained.model,
-        build_optimizer(trained.settings, trained.model.parameters()),
+        build_optimizer(trained.settings, dict(trained.model.named_parameters())),
         build_schedule(trained.settings),
         trained.settings,
         perplexities if callable(perplexities) else in_turn,
@@ -194,10 +194,14 @@ def test_gradients_are_clipped_by_value_unless_negative(small_model: Maker) -> N
 ])  # fmt: skip
 def test_the_optimizer_is_the_one_named(settings: dict[str, object], kind: type) -> None:
     chosen = Hyperparameters.parse({**settings, "learning_rate": 0.01, "weight_decay": 0.1})
-    optimizer = build_optimizer(chosen, [torch.nn.Parameter(torch.ones(2))])
+    optimizer = build_optimizer(
+        chosen, {"layer.weight": torch.nn.Parameter(torch.ones(2)), "layer.bias_ih": torch.nn.Parameter(torch.ones(2))}
+    )
     group = optimizer.param_groups[0]
     assert isinstance(optimizer, kind)
     assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
+    assert [len(each["params"]) for each in optimizer.param_groups] == [1, 1]
+    assert optimizer.param_groups[1]["weight_decay"] == 0  # biases
     assert group.get("momentum", 0) == settings.get("momentum", 0)
 
 

@@ -92,6 +92,11 @@ def test_hyperparameters_are_the_start_models_but_for_those_given(
     assert load_model(tmp_path / "second").settings == expected
 
 
+def test_what_comes_to_the_same_is_no_difference(channels: Channels, model: Path, tmp_path: Path) -> None:
+    same = {"rnn_attention_num_hidden": SETTINGS["rnn_num_hidden"], "rnn_first_residual_layer": 3, "max_num_batches": 1}
+    train(channels, tmp_path / "second", same, start=Start(model=model), precision="fp32")
+
+
 def test_what_shapes_the_model_may_not_differ_and_is_named(channels: Channels, model: Path, tmp_path: Path) -> None:
     changed = {"num_layers_encoder": 2, "rnn_cell_type": "gru", "rnn_residual_connections": True, "batch_size": 8}
     with pytest.raises(ClientError) as caught:

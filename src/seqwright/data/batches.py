@@ -20,6 +20,9 @@ from seqwright.data.vocabulary import BOS, EOS, PAD
 
 Ints = NDArray[np.int64]
 
+_LONGEST = (1 << 31) - 1
+"""Ids of the longest sequence that a corpus can hold."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -32,7 +35,7 @@ class Batch:
         target_out: the ids and EOS, what it should predict, `[B, T]`.
         target_lengths: how many of the T are not padding, `[B]`.
         indices: which pairs of the corpus these are, `[B]`; always in the memory of the processor.
-        num_tokens: target tokens to predict, EOS counted, padding not.
+        num_tokens: target tokens to predict, EOS counted, `PAD` not, not even where a sequence has it.
     """
 
     source: Tensor
@@ -72,7 +75,7 @@ class Batch:
             self.target_out[rows],
             lengths,
             self.indices[rows.numpy()],
-            int(lengths.sum()),
+            int((self.target_out[rows] != PAD).sum()),
         )
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -148,15 +151,15 @@ class Batches:
         source_eos: bool = True,
     ) -> None:
         self._corpus = corpus
-        self._max_source_length = max_source_length
-        self._max_target_length = max_target_length
+        self._max_source_length = min(max_source_length, _LONGEST)
+        self._max_target_length = min(max_target_length, _LONGEST)
         self._bucketing = bucketing
         self._seed = seed
         self._source_eos = source_eos
-        source = _lengths(corpus.source, max_source_length)
-        target = _lengths(corpus.target, max_target_length)
+        source = _lengths(corpus.source, self._max_source_length)
+        target = _lengths(corpus.target, self._max_target_length)
         self._ranks, sizes = _rank(source, target, bucket_width if bucketing else math.inf)
-        self._starts, self._ends = _cut(sizes, batch_size)
+        self._starts, self._ends = _cut(sizes, min(batch_size, len(self._ranks)))
         self.batches_per_epoch = len(self._starts)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
@@ -208,7 +211,7 @@ class Batches:
             target_out=torch.from_numpy(target),
             target_lengths=torch.from_numpy(target_lengths + 1),
             indices=indices,
-            num_tokens=int(target_lengths.sum()) + len(indices),
+            num_tokens=int((target != PAD).sum()),
         )
 
 
@@ -233,7 +236,7 @@ def _rank(
         The rank of every pair among the different combinations, `[N]`, and how many pairs each bucket that has any
         has, by rising bucket.
     """
-    ratio = target.sum() / source.sum()
+    ratio = float(np.divide(target, source, dtype=np.float32).mean(dtype=np.float64))
     source_step, target_step = width / max(ratio, 1.0), width * min(ratio, 1.0)
     source_lengths, source_kinds = _distinct(source)
     target_lengths, target_kinds = _distinct(target)

@@ -7,6 +7,7 @@ different in any way goes through the protobuf library, which alone decides what
 """
 
 import io
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -89,7 +90,7 @@ def read_records(path: Path, names: Sequence[str]) -> Iterator[tuple[Sequences, 
             message names the record, counted from 1, and the byte at which its frame starts, counted from 0.
     """
     with explained(f"cannot read {path}"), path.open("rb") as stream:
-        size = path.stat().st_size
+        size = path.stat().st_size if path.is_file() else sys.maxsize  # a pipe's is not known before its end
         yield from _decode_stream(stream, size, names, str(path))
 
 

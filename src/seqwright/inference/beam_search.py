@@ -11,7 +11,7 @@ are so small that what counts is the number of operations, and NumPy's take a qu
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqwright.data.vocabulary import BOS, EOS, PAD
+from seqwright.errors import ClientError
 from seqwright.models.prepared import SearchModel
 from seqwright.models.protocols import select_hypotheses, select_sentences
 
@@ -44,7 +45,16 @@ class Hypothesis:
 
     ids: list[int]
     score: float
-    attention: Tensor | None
+    attention: Floats | None
+
+
+class NotFiniteError(ClientError):
+    """The model's probabilities are no numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model gives no finite probabilities: its weights are too large, or its training has diverged"
+        )
 
 
 @torch.inference_mode()
@@ -74,6 +84,9 @@ def beam_search(
             fewer where the vocabulary cannot give so many.
         abandoned: asked after every step for the numbers of sentences that nobody wants any more. They leave the
             batch, and `found` is not told of them; the others' hypotheses are what they would have been.
+
+    Raises:
+        NotFiniteError: a sentence has no hypothesis of finite cost.
     """
     device = source.device
     state = model.decoder.start(model.encode(source, lengths))
@@ -82,7 +95,7 @@ def beam_search(
     ended_scores = np.full_like(open_costs, np.inf)
     tokens: Integers = np.full(open_costs.shape, BOS)
     prefixes: Integers = np.empty((*tokens.shape, 0), dtype=tokens.dtype)
-    looked = torch.empty(*tokens.shape, 0, source.shape[1], device=device)
+    looked = _Looked() if attention else None
 
     while len(active):
         hidden, weights, state = model.decoder.step(_tensor(tokens, device), state)
@@ -96,9 +109,8 @@ def beam_search(
         places = np.arange(len(active))[:, None]
         prefixes = np.concatenate([prefixes[places, parents], tokens[:, :, None]], axis=2)
         rows = places * width + parents
-        if attention:
-            looked = torch.cat([looked.flatten(0, 1), weights.unsqueeze(1)], dim=1)
-            looked = looked.index_select(0, _tensor(rows, device)).view(*tokens.shape, length + 1, -1)
+        if looked is not None:
+            looked.weights.append(weights.float().cpu().numpy())
 
         done = _is_settled(open_costs, ended_scores, limits, nbest) | (limits <= length + 1)
         unwanted = set(abandoned()) if abandoned is not None else set[int]()
@@ -106,16 +118,25 @@ def beam_search(
             done |= np.isin(active, list(unwanted))
         if not done.any():
             state = select_hypotheses(state, _tensor(rows, device))
+            if looked is not None:
+                looked.parents.append(rows.ravel())
             continue
         for place in np.flatnonzero(done).tolist():
             number = int(active[place])
-            if number not in unwanted:
-                seen = looked[place] if attention else None
-                found(number, _rank(prefixes[place], scores[place], finished[place], seen)[:nbest])
+            if number in unwanted:
+                continue
+            best = _rank(scores[place], finished[place])[:nbest]
+            if not best:
+                raise NotFiniteError
+            seen = [None] * len(best) if looked is None else looked.along(rows[place, best])
+            found(
+                number,
+                [_hypothesis(prefixes[place, i], scores[place, i], each) for i, each in zip(best, seen, strict=True)],
+            )
         keep = np.flatnonzero(~done)
         state = select_sentences(state, _tensor(keep, device), _tensor(rows[keep], device))
-        if attention:
-            looked = looked.index_select(0, _tensor(keep, device))
+        if looked is not None:
+            looked.parents.append(rows[keep].ravel())
         prefixes, tokens, active, limits = prefixes[keep], tokens[keep], active[keep], limits[keep]
         open_costs, ended_scores = open_costs[keep], ended_scores[keep]
 
@@ -203,17 +224,50 @@ def _is_settled(open_costs: Floats, ended_scores: Floats, limits: Integers, nbes
     return settled
 
 
-def _rank(prefixes: Integers, scores: Floats, finished: NDArray[np.bool_], looked: Tensor | None) -> list[Hypothesis]:
+def _rank(scores: Floats, finished: NDArray[np.bool_]) -> list[int]:
     """The hypotheses of one sentence, best first; one cut off at the length limit ranks after every one that ended.
 
     Args:
-        prefixes: their tokens, EOS and the PAD after it included, `[K, T]`.
         scores: what they cost, infinite where the beam has no such hypothesis, `[K]`.
         finished: which have ended, `[K]`.
-        looked: weights over the source, `[K, T, S]`, where asked for.
     """
-    ids = [[token for token in tokens if token not in (PAD, EOS)] for tokens in prefixes.tolist()]
     values, ends = scores.tolist(), finished.tolist()
     real = (number for number, value in enumerate(values) if value < np.inf)
-    best = sorted(real, key=lambda number: (not ends[number], values[number]))
-    return [Hypothesis(ids[i], values[i], None if looked is None else looked[i, : len(ids[i])].cpu()) for i in best]
+    return sorted(real, key=lambda number: (not ends[number], values[number]))
+
+
+def _hypothesis(prefix: Integers, score: np.float32, looked: Floats | None) -> Hypothesis:
+    """One hypothesis.
+
+    Args:
+        prefix: its tokens, EOS and the PAD after it included, `[T]`.
+        score: what it costs.
+        looked: weights over the source, `[T, S]`, where asked for.
+    """
+    ids = [token for token in prefix.tolist() if token not in (PAD, EOS)]
+    return Hypothesis(ids, float(score), None if looked is None else looked[: len(ids)])
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """Where every hypothesis of a batch has looked; followed back from its end, so that no step copies what was before.
+
+    Attributes:
+        weights: of every step, those of the hypotheses that it extended, `[rows, S]`.
+        parents: of every step, which of these rows the next step's rows come from.
+    """
+
+    weights: list[Floats] = field(default_factory=list)
+    parents: list[Integers] = field(default_factory=list)
+
+    def along(self, rows: Integers) -> list[Floats]:
+        """The weights of some hypotheses at every step, `[T, S]` each.
+
+        Args:
+            rows: which rows the last step extended to them.
+        """
+        path = [rows]
+        for parents in reversed(self.parents):
+            path.append(parents[path[-1]])
+        steps = zip(self.weights, reversed(path), strict=True)
+        return list(np.stack([weights[at] for weights, at in steps], axis=1))

@@ -21,7 +21,7 @@ from seqwright.inference.translator import Translation, Translator
 _LOGGER = logging.getLogger(__name__)
 
 BATCHES_A_BLOCK = 16
-"""Batches read together, sorted by length and written together: what an interruption loses at most."""
+"""Batches read together, sorted by length and written together: what is lost at most if a translator is interrupted."""
 
 
 def translate_file(

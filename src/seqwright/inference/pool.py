@@ -24,6 +24,7 @@ import torch
 from seqwright.artifacts import load_model
 from seqwright.devices import keep_freed_memory, process_count
 from seqwright.errors import AlgorithmError
+from seqwright.files import explained
 from seqwright.inference.translator import Translation, Translator, by_length
 
 
@@ -71,8 +72,9 @@ class TranslatorPool:
         self._count = count
         context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // count)
-        begun: Synchronized[int] = context.Value("i", 0)
-        self._executor = ProcessPoolExecutor(count, context, _begin, (model, device, precision, threads, begun))
+        with explained(f"cannot start {count} processes"):
+            begun: Synchronized[int] = context.Value("i", 0)
+            self._executor = ProcessPoolExecutor(count, context, _begin, (model, device, precision, threads, begun))
 
     def __enter__(self) -> Self:
         return self
@@ -91,10 +93,13 @@ class TranslatorPool:
     ) -> Iterator[list[Translation]]:
         """As `Translator.translate_blocks`; takes blocks ahead, so that no process has to wait for the end of one.
 
+        What is a single batch comes from a terminal, or is the last, and is waited for.
+
         Raises:
             AlgorithmError: a process was ended from outside.
         """
         waiting: deque[_Block] = deque()
+        ahead = 0
         try:
             for block in blocks:
                 chunks = list(by_length(block, batch_size))
@@ -103,7 +108,9 @@ class TranslatorPool:
                     for chunk in chunks
                 ]
                 waiting.append(_Block(len(block), chunks, found))
-                while sum(len(each.chunks) for each in waiting) - len(waiting[0].chunks) >= 2 * self._count:
+                ahead += len(chunks)
+                while waiting and (len(chunks) <= 1 or ahead - len(waiting[0].chunks) >= 2 * self._count):
+                    ahead -= len(waiting[0].chunks)
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -142,8 +149,7 @@ def _begin(model: Path, device: str, precision: str, threads: int, begun: "Synch
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # its parent was told, too: end without a word
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     keep_freed_memory()
     _HERE.append(functools.cache(functools.partial(Translator.load, model, device, precision, number)))
 

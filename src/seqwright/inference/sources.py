@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -29,7 +29,8 @@ class Source:
 def read_sources(
     path: Path | None, vocabulary: Vocabulary, size: int, advance: Callable[[int], None] | None = None
 ) -> Iterator[list[Source]]:
-    """Read a file by what its name says: `*.jsonl`, `*.rec`, or else text, one sequence a line; `.gz` is unpacked.
+    """Read a file by what its name says: `*.jsonl`, `*.rec`, or else text, one sequence a line; text of either
+    kind may be packed, `*.gz`.
 
     A line of JSON Lines is an object with the tokens under `source`, as in the endpoint. A record's sequence is its
     feature `source`.
@@ -52,11 +53,25 @@ def read_sources(
         blocks = decode_blocks(sys.stdin.buffer, "standard input", 1 if sys.stdin.isatty() else size)
     else:
         blocks = read_blocks(path, size, advance)
-    is_json = path is not None and path.name.removesuffix(".gz").endswith(".jsonl")
-    number = count(1)
-    for block in blocks:
-        texts = [_json_source(line, f"{path}: line {next(number):,}") for line in block] if is_json else block
+    if path is not None and path.name.removesuffix(".gz").endswith(".jsonl"):
+        blocks = _json_sources(blocks, path)
+    for texts in blocks:
         yield [Source(" ".join(tokens), vocabulary.ids(tokens)) for tokens in map(str.split, texts)]
+
+
+def _json_sources(blocks: Iterable[list[str]], path: Path) -> Iterator[list[str]]:
+    """The tokens of every line; empty lines may follow the last."""
+    number = count(1)
+    empty: str | None = None
+    for block in blocks:
+        texts = []
+        for line in block:
+            origin = f"{path}: line {next(number):,}"
+            if not line.strip():
+                empty = empty or origin
+            else:
+                texts.append(_json_source("", empty) if empty else _json_source(line, origin))
+        yield texts
 
 
 def _json_source(line: str, origin: str) -> str:

@@ -258,7 +258,7 @@ class Translator:
                 self.trained.target_vocabulary.words(hypothesis.ids[:limit]),
                 hypothesis.ids[:limit],
                 hypothesis.score,
-                None if hypothesis.attention is None else hypothesis.attention[:limit, :source_length].float().numpy(),
+                None if hypothesis.attention is None else hypothesis.attention[:limit, :source_length],
             )
             for hypothesis in hypotheses
         ]

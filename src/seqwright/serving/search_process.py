@@ -238,10 +238,10 @@ def _serve(connection: Connection, model: Path, device: str, precision: str, sha
         os.nice(_NICENESS)
     try:
         translator = Translator.load(model, device, precision)
+        translator.translate_batch([[UNK]], lambda *_: None)
     except ClientError as error:
         connection.send(error)
         return
-    translator.translate_batch([[UNK]], lambda *_: None)
     worker = _Worker(translator, connection, share)
     gc.freeze()
     with contextlib.suppress(EOFError, OSError):

@@ -231,7 +231,7 @@ def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console:
 
     trainer = Trainer(
         model,
-        build_optimizer(settings, [parameter for parameter in model.parameters() if parameter.requires_grad]),
+        build_optimizer(settings, {name: each for name, each in model.named_parameters() if each.requires_grad}),
         build_schedule(settings),
         settings,
         validator(trained, data.validation, data.validation_batches, group.device, arithmetic, group),

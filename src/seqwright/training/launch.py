@@ -153,8 +153,7 @@ def _run(work: Work, place: Place, threads: int, connection: Connection) -> None
     """A process: do the work and send what comes of it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     stop = threading.Event()
     threading.Thread(target=_listen, args=(connection, stop), daemon=True).start()
     result: Progress | SeqwrightError

@@ -1,6 +1,7 @@
 """Optimizers by the hyperparameters' names."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
 
 from torch.nn import Parameter
 from torch.optim import SGD, Adam, Optimizer, RMSprop
@@ -8,18 +9,24 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 from seqwright.hyperparameters import Hyperparameters
 
 
-def build_optimizer(settings: Hyperparameters, parameters: Iterable[Parameter]) -> Optimizer:
+def build_optimizer(settings: Hyperparameters, parameters: Mapping[str, Parameter]) -> Optimizer:
     """The optimizer that `optimizer_type` names, with the original engine's constants.
 
-    Weight decay is added to the gradient, `g + wd · w`, as the original's engine does (coupled, not AdamW).
+    Weight decay is added to the gradient, `g + wd · w`, of all but biases, as the original's engine does (coupled, not
+    AdamW).
 
     Args:
         settings: `optimizer_type`, `learning_rate`, `momentum` and `weight_decay` are read.
-        parameters: what it updates.
+        parameters: what it updates, by name.
     """
     rate, decay = settings.learning_rate, settings.weight_decay
+    groups: list[dict[str, Any]] = [{"params": list(parameters.values())}]
+    if decay:
+        biases = [each for name, each in parameters.items() if "bias" in name.rpartition(".")[2]]
+        others = [each for name, each in parameters.items() if "bias" not in name.rpartition(".")[2]]
+        groups = [{"params": others}, {"params": biases, "weight_decay": 0.0}]
     if settings.optimizer_type == "adam":
-        return Adam(parameters, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)
+        return Adam(groups, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)
     if settings.optimizer_type == "sgd":
-        return SGD(parameters, lr=rate, momentum=settings.momentum or 0.0, weight_decay=decay)
-    return RMSprop(parameters, lr=rate, alpha=0.9, eps=1e-8, weight_decay=decay)
+        return SGD(groups, lr=rate, momentum=settings.momentum or 0.0, weight_decay=decay)
+    return RMSprop(groups, lr=rate, alpha=0.9, eps=1e-8, weight_decay=decay)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from seqwright.artifacts import TrainedModel
 from seqwright.data.batches import Batches
 from seqwright.data.corpus import ParallelCorpus
 from seqwright.devices import Precision
+from seqwright.inference.beam_search import NotFiniteError
 from seqwright.inference.evaluation import ReferenceScores, reference_sums
 from seqwright.inference.translator import Translator
 from seqwright.metrics import bleu
@@ -67,14 +69,21 @@ def sample_bleu(
 ) -> float | None:
     """BLEU of beam-search translations of the first `size` pairs of `corpus`; of all of them if -1.
 
-    None where one of the group's processes was asked to stop.
+    None where one of the group's processes was asked to stop; not a number where the model gives no finite
+    probabilities.
     """
     count = len(corpus) if size == -1 else min(size, len(corpus))
     translator = Translator(trained, device, precision)
     sources = [corpus.source[i].tolist() for i in range(group.rank, count, group.size)]
-    mine = translator.translate_ids(sources, stop_requested=stop_requested)
-    if any(group.sum(stop_requested())):
+    try:
+        mine, failed = translator.translate_ids(sources, stop_requested=stop_requested), False
+    except NotFiniteError:
+        mine, failed = [], True
+    stopping, failures = group.sum(stop_requested(), failed)
+    if stopping:
         return None
+    if failures:
+        return math.nan
     shares = [json.loads(share) for share in group.gather(json.dumps([each.ids for each in mine]).encode())]
     found = [shares[i % group.size][i // group.size] for i in range(count)]
     words, limit = trained.target_vocabulary.words, trained.settings.max_seq_len_target

@@ -115,12 +115,21 @@ def settle(origin: Origin, given: Hyperparameters | Mapping[str, object]) -> Hyp
     changed = [
         f"hyperparameter {name}: {getattr(settings, name)} differs from the start model's {getattr(base, name)}"
         for name in fixed_by(base)
-        if getattr(settings, name) != getattr(base, name)
+        if not _agree(settings, base, name)
     ]
     if changed:
         advice = f"leave out what differs, so that {origin.start.model} decides, or train without a start model"
         raise ClientError("\n".join([*changed, advice]))
     return settings
+
+
+def _agree(left: Hyperparameters, right: Hyperparameters, name: str) -> bool:
+    """Whether a hyperparameter comes to the same, where another decides whether and how it counts."""
+    if name == "rnn_attention_num_hidden":
+        return left.attention_num_hidden == right.attention_num_hidden
+    if name == "rnn_first_residual_layer" and not (left.rnn_residual_connections and right.rnn_residual_connections):
+        return True
+    return bool(getattr(left, name) == getattr(right, name))
 
 
 def fixed_by(settings: Hyperparameters) -> list[str]:
