@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from seqwright.artifacts import FILES, TrainedModel, load_model, save_model
+from seqwright.artifacts import FILES, MAX_MEMBERS, TrainedModel, load_model, names_in, save_model
 from seqwright.errors import ClientError
 
 Maker = Callable[..., TrainedModel]
@@ -196,3 +196,13 @@ def test_weights_in_half_precision_are_widened(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     save_file({name: weight.half() for name, weight in weights.items()}, saved / "model.safetensors")
     assert {each.dtype for each in load_model(saved).model.parameters()} == {torch.float32}
+
+
+def test_an_archive_of_countless_members_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz", compresslevel=1) as archive:
+        for number in range(MAX_MEMBERS + 1):
+            archive.addfile(tarfile.TarInfo(f"{number}"))
+    with pytest.raises(ClientError, match="more than 10,000 members"):
+        load_model(tmp_path / "model.tar.gz")
+    with pytest.raises(ClientError, match="more than 10,000 members"):
+        names_in(tmp_path / "model.tar.gz")

@@ -10,7 +10,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,6 +33,9 @@ FILES = (WEIGHTS, SOURCE_VOCABULARY, TARGET_VOCABULARY, METRICS, CONFIG)
 """In the order in which they are written: the last makes a model whole."""
 
 MAX_UNPACKED_BYTES = 32 << 30
+MAX_MEMBERS = 10_000
+"""Files and folders of an archive that may be a model."""
+
 MAX_HEADER_BYTES = 1 << 20
 """What an extended header of an archive may take, which holds a long name above all."""
 
@@ -147,11 +150,11 @@ def require_same_model(folder: Path, trained: TrainedModel, may_differ: Collecti
 def discard_unfinished(folder: Path) -> None:
     """Remove what a `save_model` or `copy_model` that was killed has left in `folder` or beside it.
 
-    A folder that was filled in place and is not whole, for it has no `config.json`, is emptied, but only of what is a
-    model's.
+    A folder that was filled in place and is not whole, for it has no `config.json`, is emptied, if it has nothing but
+    files of a model.
     """
     remove_leftovers(folder)
-    if folder.is_dir() and not (folder / CONFIG).exists():
+    if folder.is_dir() and {path.name for path in folder.iterdir()} <= set(FILES) - {CONFIG}:
         for name in FILES:
             (folder / name).unlink(missing_ok=True)
 
@@ -291,15 +294,15 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
         wanted: the name that the file at a path of the archive takes in `folder`; None leaves it out.
 
     Raises:
-        ClientError: the archive is damaged or unpacks to more than `MAX_UNPACKED_BYTES`, or two of its files take the
-            same name.
+        ClientError: the archive is damaged, has more than `MAX_MEMBERS`, or unpacks to more than `MAX_UNPACKED_BYTES`,
+            or two of its files take the same name.
     """
     remaining = MAX_UNPACKED_BYTES
     paths: dict[str, str] = {}
     links: dict[str, str] = {}
     try:
         with tarfile.open(archive, tarinfo=_Member) as tar:
-            for member in tar:
+            for member in _members(tar):
                 name = wanted(member.name.removeprefix("./"))
                 if name is None:
                     continue
@@ -324,6 +327,29 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
     except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         reason = "it is not a tar archive" if "\n" in str(error) else str(error)  # tarfile lists all that it tried
         raise ClientError(f"{archive} is not a readable model.tar.gz: {reason}") from error
+
+
+def names_in(archive: Path) -> list[str]:
+    """The names of what a tar archive holds, `./` aside.
+
+    Raises:
+        ClientError: as `unpack`.
+    """
+    names: list[str] = []
+
+    def note(name: str) -> None:
+        names.append(name)
+
+    unpack(archive, archive.parent, note)
+    return names
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """What an archive holds, up to a number that no model has."""
+    for number, member in enumerate(tar, start=1):
+        if number > MAX_MEMBERS:
+            raise ValueError(f"it has more than {MAX_MEMBERS:,} members")
+        yield member
 
 
 class _Member(tarfile.TarInfo):

@@ -204,8 +204,18 @@ def test_a_fault_of_ours_exits_1_and_debug_shows_it(run: Run, monkeypatch: pytes
     result = run("translate", "--model", tmp_path)
     assert result.status == 1
     assert result.err.startswith("AlgorithmError: ZeroDivisionError: no such luck")
-    with pytest.raises(ZeroDivisionError):
-        run("--debug", "translate", "--model", tmp_path)
+    shown = run("--debug", "translate", "--model", tmp_path)
+    assert shown.status == 1
+    assert "Traceback (most recent call last)" in shown.err
+    assert shown.err.endswith("AlgorithmError: ZeroDivisionError: no such luck\n")
+
+
+def test_a_traceback_has_no_credentials(run: Run) -> None:
+    result = run("--debug", "translate", "--model", "http://user:passw0rd@127.0.0.1:1/x.tar.gz?sig=topsecretkey")
+    assert result.status == 2
+    assert "Traceback" in result.err
+    assert "passw0rd" not in result.err
+    assert "topsecretkey" not in result.err
 
 
 def test_an_interrupted_command_says_so_and_exits_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

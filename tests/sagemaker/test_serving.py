@@ -54,7 +54,7 @@ def test_an_archive_is_used_in_place(tmp_path: Path) -> None:
     ("files", "message"),
     [
         ({"a.tar.gz": b"", "b.tar.gz": b""}, "holds 2 archives"),
-        ({"a.tar.gz": b"no archive"}, "not a readable archive"),
+        ({"a.tar.gz": b"no archive"}, "not a readable model.tar.gz"),
         ({"other": b""}, "model"),
     ],
     ids=["two archives", "no archive", "something else"],

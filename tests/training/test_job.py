@@ -360,3 +360,26 @@ def test_bleu_of_a_model_that_diverged_is_no_number(channels: Channels, tmp_path
     progress = train(channels, tmp_path / "model", {**settings, **wanted}, precision="fp32")
     assert progress.best is None
     assert progress.updates == 4
+
+
+def test_copies_that_a_user_made_of_a_checkpoint_are_left_alone(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "checkpoint_frequency_num_batches": 2}
+    state = tmp_path / "model.checkpoints"
+    train(channels, tmp_path / "model", {**settings, "max_num_batches": 4}, precision="fp32")
+    for name in ("checkpoint-good", "checkpoint-000000004.bak"):
+        shutil.copytree(state / "checkpoint-000000004", state / name)
+    for updates in (8, 10):
+        progress = train(channels, tmp_path / "model", {**settings, "max_num_batches": updates}, precision="fp32")
+        assert progress.updates == updates
+    names = sorted(path.name for path in state.glob("checkpoint-*"))
+    assert names == ["checkpoint-000000004.bak", "checkpoint-000000008", "checkpoint-000000010", "checkpoint-good"]
+
+
+def test_what_another_program_left_is_refused_and_kept(channels: Channels, tmp_path: Path) -> None:
+    best = tmp_path / "model.checkpoints" / "best"
+    best.mkdir(parents=True)
+    for name in ("model.safetensors", "metrics.json", "note"):
+        (best / name).write_text("precious")
+    with pytest.raises(ClientError, match=r"no run\.json: it is not of a run of seqwright"):
+        train(channels, tmp_path / "model", {**SETTINGS, "max_num_batches": 2}, precision="fp32")
+    assert sorted(path.name for path in best.iterdir()) == ["metrics.json", "model.safetensors", "note"]

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from seqwright.cli.serve import serve_command
 from seqwright.cli.train import train_command
 from seqwright.cli.translate import translate_command
 from seqwright.errors import ClientError, SeqwrightError
+from seqwright.remote import without_secrets
 
 INTERRUPTED = 130
 """The exit status of a command that was interrupted: 128 and the number of the signal."""
@@ -71,6 +73,12 @@ def _flushed() -> Iterator[None]:
             sys.stdout.flush()
 
 
+def _trace() -> None:
+    """Where the error comes from, where that was asked for; without the credentials of its URLs."""
+    if _State.debug:
+        sys.stderr.write(without_secrets(traceback.format_exc()))
+
+
 def _discard_output() -> None:
     """What cannot be written is not to be tried again when Python ends."""
     with open(os.devnull, "w") as nowhere:
@@ -83,8 +91,7 @@ def main() -> None:
         with _flushed():
             app()
     except SeqwrightError as error:
-        if _State.debug:
-            raise
+        _trace()
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the one the other, and says nothing
@@ -96,12 +103,12 @@ def main() -> None:
         _discard_output()
         sys.exit(1)
     except Exception as error:
-        if _State.debug:
-            raise
+        _trace()
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _discard_output()
             print("ClientError: cannot write standard output: no space left on device", file=sys.stderr)
             sys.exit(ClientError.exit_code)
         print(f"AlgorithmError: {type(error).__name__}: {error}", file=sys.stderr)
-        print("This is a fault of seqwright: run again with --debug and report what it prints.", file=sys.stderr)
+        if not _State.debug:
+            print("This is a fault of seqwright: run again with --debug and report what it prints.", file=sys.stderr)
         sys.exit(1)

@@ -1,13 +1,11 @@
 """Models as users leave them for the container: ours or the original's, unpacked or not."""
 
 import contextlib
-import tarfile
 import tempfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from seqwright.artifacts import CONFIG
+from seqwright.artifacts import CONFIG, names_in
 from seqwright.errors import ClientError
 from seqwright.importers.sockeye import import_sockeye
 
@@ -44,8 +42,4 @@ def _names(source: Path) -> list[str]:
         raise ClientError(f"no model at {source}")
     if source.is_dir():
         return [path.name for path in source.iterdir()]
-    try:
-        with tarfile.open(source) as archive:
-            return [name.removeprefix("./") for name in archive.getnames()]
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise ClientError(f"{source} is not a readable archive: {error}") from error
+    return names_in(source)

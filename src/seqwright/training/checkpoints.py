@@ -139,18 +139,22 @@ def claim(checkpoints: Path, output: Path, identity: Identity, trained: TrainedM
             message names what differs.
     """
     path = checkpoints / RUN
-    if path.exists():
+    is_ours = path.exists()
+    if is_ours:
         identity.require(read_json_object(path), checkpoints)
-    elif not has_begun(checkpoints):
+    elif has_begun(checkpoints):
+        raise ClientError(f"{checkpoints} holds something, but no {RUN}: it is not of a run of seqwright; name another")
+    else:
         require_absent(output)
     with explained(f"cannot tidy up {checkpoints}"):
         for folder in (checkpoints / BEST, output):
-            discard_unfinished(folder)
+            if is_ours:
+                discard_unfinished(folder)
             if (folder / CONFIG).exists():
                 require_same_model(folder, trained, MAY_CHANGE)
         for leftover in checkpoints.glob(f".{_NAME}*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
-    if not path.exists():
+    if not is_ours:
         with writing(path) as stream:
             stream.write(json.dumps(dataclasses.asdict(identity), indent=2).encode())
 
@@ -394,8 +398,9 @@ def has_begun(folder: Path) -> bool:
 
 
 def existing_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint folders in `folder`, newest first."""
-    return sorted(folder.glob(f"{_NAME}*"), reverse=True)
+    """The checkpoint folders in `folder`, newest first; what a user has copied under a name of their own is not one."""
+    found = [path for path in folder.glob(f"{_NAME}*") if path.name.removeprefix(_NAME).isdecimal()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(_NAME)), reverse=True)
 
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
