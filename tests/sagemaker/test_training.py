@@ -192,3 +192,10 @@ def test_sigterm_in_mid_training_leaves_a_usable_model_and_exits_0(frequency: in
     assert f"the model of update {updates(root)} is in" in log
     assert not (root / "output" / "failure").exists()
     Translator.load(root / "model").translate(["a b c"])
+
+
+def test_a_stop_that_came_before_all_was_imported_counts(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    assert run_training(root, already_asked=lambda: True) == 0
+    assert (root / "model" / "config.json").exists()
+    assert not (root / "output" / "failure").exists()

@@ -1,5 +1,6 @@
 """`seqwright sagemaker train` and `seqwright sagemaker serve`: the commands of the container."""
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from seqwright.cli.console import set_up_logging
 from seqwright.cli.options import TimeoutOption
 from seqwright.errors import ClientError
+from seqwright.interrupts import stop_on_signals
 
 sagemaker_app = typer.Typer(no_args_is_help=True, help="Train or serve under Amazon SageMaker's container contract.")
 
@@ -20,9 +22,10 @@ def train_command(
     timeout: TimeoutOption = 600.0,
 ) -> None:
     """Run a training job; on failure ROOT/output/failure says why."""
-    from seqwright.sagemaker.training import run_training
+    with stop_on_signals(signal.SIGTERM) as stop_requested:  # the imports take seconds, in which it may come
+        from seqwright.sagemaker.training import run_training
 
-    raise typer.Exit(run_training(root, set_up_logging, timeout))
+        raise typer.Exit(run_training(root, set_up_logging, timeout, stop_requested))
 
 
 @sagemaker_app.command("serve")

@@ -26,7 +26,12 @@ PORT = 7777
 logger = logging.getLogger(__name__)
 
 
-def run_training(root: Path, set_up: SetUp | None = None, timeout: float = TIMEOUT) -> int:
+def run_training(
+    root: Path,
+    set_up: SetUp | None = None,
+    timeout: float = TIMEOUT,
+    already_asked: Callable[[], bool] = lambda: False,
+) -> int:
     """Run the training job whose files are under `root`, and leave what the contract asks for.
 
     The model goes to `model/`. Where `checkpoints/` exists, state is kept there, and a job that was interrupted
@@ -37,6 +42,7 @@ def run_training(root: Path, set_up: SetUp | None = None, timeout: float = TIMEO
         root: the folder.
         set_up: as in `seqwright.train`.
         timeout: seconds that hosts wait for each other.
+        already_asked: says whether a stop was requested before this was called.
 
     Returns:
         The exit status: 0 for success; otherwise `output/failure` says why, `ClientError: …` where the user can mend
@@ -45,7 +51,7 @@ def run_training(root: Path, set_up: SetUp | None = None, timeout: float = TIMEO
     paths = Paths(root)
     try:
         with stop_on_signals(signal.SIGTERM) as stop_requested:
-            _train(paths, stop_requested, set_up, timeout)
+            _train(paths, lambda: already_asked() or stop_requested(), set_up, timeout)
     except SeqwrightError as error:
         return _fail(paths, error)
     except Exception as error:
