@@ -67,15 +67,15 @@ class Batch:
         return self._rows(longest_first[(turn == rank) | (turn == 2 * size - 1 - rank)].sort().values)
 
     def _rows(self, rows: Tensor) -> "Batch":
-        lengths = self.target_lengths[rows]
+        target_out = self.target_out[rows]
         return Batch(
             self.source[rows],
             self.source_lengths[rows],
             self.target_in[rows],
-            self.target_out[rows],
-            lengths,
+            target_out,
+            self.target_lengths[rows],
             self.indices[rows.numpy()],
-            int((self.target_out[rows] != PAD).sum()),
+            int((target_out != PAD).sum()),
         )
 
     def to(self, device: torch.device | str) -> "Batch":

@@ -22,9 +22,9 @@ def build_optimizer(settings: Hyperparameters, parameters: Mapping[str, Paramete
     rate, decay = settings.learning_rate, settings.weight_decay
     groups: list[dict[str, Any]] = [{"params": list(parameters.values())}]
     if decay:
-        biases = [each for name, each in parameters.items() if "bias" in name.rpartition(".")[2]]
-        others = [each for name, each in parameters.items() if "bias" not in name.rpartition(".")[2]]
-        groups = [{"params": others}, {"params": biases, "weight_decay": 0.0}]
+        groups = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+        for name, parameter in parameters.items():
+            groups["bias" in name.rpartition(".")[2]]["params"].append(parameter)
     if settings.optimizer_type == "adam":
         return Adam(groups, lr=rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=decay, fused=True)
     if settings.optimizer_type == "sgd":
