@@ -21,7 +21,8 @@ Maker = Callable[..., TrainedModel]
 def beam_search(model: Seq2Seq, source: torch.Tensor, lengths: torch.Tensor, **options: Any) -> list[list[Hypothesis]]:
     """The hypotheses of every sentence, in order."""
     found: dict[int, list[Hypothesis]] = {}
-    search_and_tell(model, source, lengths, found=found.__setitem__, **options)
+    for _ in search_and_tell(model, source, lengths, found=found.__setitem__, **options):
+        pass
     return [found[number] for number in range(len(source))]
 
 
@@ -166,7 +167,8 @@ def test_abandoned_sentences_leave_between_steps_and_change_nothing_for_the_rest
     found: dict[int, list[Hypothesis]] = {}
     options: dict[str, Any] = {"beam_size": 3, "max_lengths": torch.tensor([9, 8, 7, 6]), "nbest": 3}
     expected = beam_search(_MODEL.model, sources, lengths, **options)
-    search_and_tell(_MODEL.model, sources, lengths, found=found.__setitem__, abandoned=abandoned, **options)
+    for _ in search_and_tell(_MODEL.model, sources, lengths, found=found.__setitem__, abandoned=abandoned, **options):
+        pass
     assert set(found) == {0, 1, 2, 3} - gone
     for i in found:
         assert [h.ids for h in found[i]] == [h.ids for h in expected[i]]

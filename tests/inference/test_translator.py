@@ -1,6 +1,6 @@
 """The translator's doors: tokens, strings and ids."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,11 @@ from seqwright.inference.translator import Translation, Translator
 
 Maker = Callable[..., TrainedModel]
 SOURCES = ["w5 w9 w11", "w6", "", "w7 unheard-of w8 w9 w10", "   "]
+
+
+def run(search: Iterator[None]) -> None:
+    for _ in search:
+        pass
 
 
 @pytest.fixture
@@ -84,7 +89,7 @@ def test_a_limit_on_the_output_replaces_the_models_own(translator: Translator) -
 
 def test_every_source_of_a_batch_may_have_its_own_limit(translator: Translator) -> None:
     found: dict[int, Translation] = {}
-    translator.translate_batch([[4, 5], [4, 5], [4, 5]], found.__setitem__, max_output_lengths=[2, None, 25])
+    run(translator.translate_batch([[4, 5], [4, 5], [4, 5]], found.__setitem__, max_output_lengths=[2, None, 25]))
     alone = [translator.translate_ids([[4, 5]], max_output_length=limit)[0] for limit in (2, None, 25)]
     assert [found[number].ids for number in range(3)] == [each.ids for each in alone]
 
@@ -98,16 +103,18 @@ def test_a_translation_is_told_as_soon_as_its_search_ends(translator: Translator
         return []
 
     limits = [9, 1, 5]
-    translator.translate_batch(
-        [[4, 5]] * 3, lambda number, _: told.append(number), max_output_lengths=limits, abandoned=step
-    )
+
+    def tell(number: int, _: Translation) -> None:
+        told.append(number)
+
+    run(translator.translate_batch([[4, 5]] * 3, tell, max_output_lengths=limits, abandoned=step))
     assert told[0] == 1
     assert 1 in steps
 
 
 def test_what_is_abandoned_is_not_told_and_changes_nothing_for_the_rest(translator: Translator) -> None:
     found: dict[int, Translation] = {}
-    translator.translate_batch([[4, 5], [6], [7]], found.__setitem__, abandoned=lambda: [1])
+    run(translator.translate_batch([[4, 5], [6], [7]], found.__setitem__, abandoned=lambda: [1]))
     assert sorted(found) == [0, 2]
     assert [found[0].ids, found[2].ids] == [each.ids for each in translator.translate_ids([[4, 5], [7]])]
 

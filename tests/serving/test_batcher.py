@@ -13,13 +13,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seqwright.inference.translator import Translation, Translator
-from seqwright.serving.batcher import Batcher, Ticket
+from seqwright.serving.batcher import Batcher
 from seqwright.serving.codecs import Instance
 from seqwright.serving.errors import RequestError
 from seqwright.serving.limits import Limits
 from seqwright.serving.metrics import Metrics
 from seqwright.serving.schemas import Configuration
 from seqwright.serving.searcher import ThreadSearcher
+from seqwright.serving.ticket import Ticket
 from tests.serving.conftest import ENDLESS, random_model
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ class Watched(Translator):
         attention: bool = False,
         max_output_lengths: Sequence[int | None] | None = None,
         abandoned: Callable[[], Collection[int]] | None = None,
-    ) -> None:
+    ) -> Iterator[None]:
         def counted() -> Collection[int]:
             self.steps += 1
             return abandoned() if abandoned is not None else ()
@@ -57,7 +58,7 @@ class Watched(Translator):
         self.batches.append(([list(source) for source in sources], beam_size, attention))
         self.started.release()
         assert self.go.wait(PATIENCE)
-        super().translate_batch(
+        return super().translate_batch(
             sources,
             found,
             beam_size=beam_size,
@@ -283,6 +284,24 @@ def test_a_huge_request_does_not_hold_up_the_others(bench: Make) -> None:
     assert len(made.batches()[0]) == 16
 
 
+def test_searches_of_long_outputs_share_their_searcher_with_the_others(bench: Make) -> None:
+    made = bench(backlog=10)
+    long = [made.submit([instance([5], **ENDLESS) for _ in range(20)]) for _ in range(3)]
+    assert made.translator.started.acquire(timeout=PATIENCE)
+    for _ in range(3):
+        assert len(result(made.submit([instance([6, 7]) for _ in range(70)]))) == 70
+    assert not any(each.translations.done() for each in long)
+    for each in long:
+        made.give_up(each)
+
+
+def test_long_and_usual_outputs_of_one_request_are_answered_together(bench: Make) -> None:
+    made = bench()
+    found = result(made.submit([instance([5, 6], max_output_length=limit) for limit in (2, 300, None)]))
+    assert [len(each.ids) for each in found[:2]] == [2, 300]
+    assert [len(sources) for sources, _, _ in made.translator.batches] == [2, 1]
+
+
 def test_a_lone_client_never_waits_for_company(bench: Make) -> None:
     made = bench(max_wait=10 * PATIENCE)
     for _ in range(5):
@@ -344,10 +363,10 @@ def test_a_request_given_up_is_not_computed_for(bench: Make) -> None:
 
 def test_a_running_search_drops_what_is_given_up_and_goes_on_with_the_rest(bench: Make) -> None:
     made = bench()
-    alone = made.translator.translate_ids([[8, 9]], beam_size=64)[0]
+    alone = made.translator.translate_ids([[8, 9]], beam_size=64, max_output_length=150)[0]
     held = made.hold()
     endless = made.submit([instance([6], **ENDLESS) for _ in range(2)])
-    other = made.submit([instance([8, 9], beam_size=64)])
+    other = made.submit([instance([8, 9], beam_size=64, max_output_length=150)])
     made.release()
     result(held)
     assert made.translator.started.acquire(timeout=PATIENCE)

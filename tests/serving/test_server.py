@@ -21,7 +21,7 @@ from seqwright.inference.translator import Translator
 from seqwright.serving.limits import Limits
 from seqwright.serving.search_process import _Link
 from seqwright.serving.server import serve
-from tests.serving.conftest import command
+from tests.serving.conftest import ENDLESS, command
 
 
 @pytest.fixture
@@ -45,6 +45,27 @@ def test_answers_of_any_size_come_from_a_search_process(model: Path) -> None:
             response = httpx.post(f"{url}/invocations", json={"instances": instances}, timeout=60)
             assert response.status_code == 200
             assert len(response.json()["predictions"]) == 64
+
+
+def test_long_searches_do_not_hold_up_the_others(model: Path, translator: Translator) -> None:
+    endless = {"instances": [{"data": "w5", "configuration": ENDLESS} for _ in range(20)]}
+    usual = {"instances": [{"data": "w5 w6"}]}
+
+    async def ask(url: str) -> list[str]:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            long = [asyncio.create_task(client.post("/invocations", json=endless)) for _ in range(3)]
+            while "seqwright_queue_instances 5" not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+            found = [(await client.post("/invocations", json=usual)).json() for _ in range(5)]
+            assert not any(each.done() for each in long)
+            for each in long:
+                each.cancel()
+            while "seqwright_queue_instances 0" not in (await client.get("/metrics")).text:
+                await asyncio.sleep(0.01)
+            return [each["predictions"][0]["target"] for each in found]
+
+    with command("serve", "--model", model, "--port", 0, "--precision", "fp32", "--workers", 1) as (url, _):
+        assert asyncio.run(ask(url)) == [translator.translate(["w5 w6"])[0].text] * 5
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])

@@ -10,7 +10,7 @@ The model's part of a step runs where the model is. What the hypotheses are and 
 are so small that what counts is the number of operations, and NumPy's take a quarter of the time of PyTorch's.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,8 +69,8 @@ def beam_search(
     attention: bool = False,
     found: Callable[[int, list[Hypothesis]], None],
     abandoned: Callable[[], Collection[int]] | None = None,
-) -> None:
-    """Find the best translations of a batch.
+) -> Iterator[None]:
+    """Find the best translations of a batch, a step whenever the next is asked for: several searches can take turns.
 
     Args:
         model: the model, in evaluation mode.
@@ -112,6 +112,7 @@ def beam_search(
         if looked is not None:
             looked.weights.append(weights.float().cpu().numpy())
 
+        yield
         done = _is_settled(open_costs, ended_scores, limits, nbest) | (limits <= length + 1)
         unwanted = set(abandoned()) if abandoned is not None else set[int]()
         if unwanted:

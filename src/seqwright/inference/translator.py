@@ -156,18 +156,17 @@ class Translator:
             def put(position: int, translation: Translation, chunk: list[int] = chunk) -> None:
                 results[chunk[position]] = translation
 
-            def abandoned(chunk: list[int] = chunk) -> Collection[int]:
-                return range(len(chunk)) if stop_requested() else ()
-
-            self.translate_batch(
+            steps = self.translate_batch(
                 [cut[index] for index in chunk],
                 put,
                 beam_size=beam_size,
                 nbest=[nbest] * len(chunk),
                 attention=attention,
                 max_output_lengths=[max_output_length] * len(chunk),
-                abandoned=abandoned,
             )
+            for _ in steps:
+                if stop_requested():
+                    break
         return results
 
     def translate_blocks(
@@ -195,8 +194,10 @@ class Translator:
         attention: bool = False,
         max_output_lengths: Sequence[int | None] | None = None,
         abandoned: Callable[[], Collection[int]] | None = None,
-    ) -> None:
+    ) -> Iterator[None]:
         """Translate one batch, all of it searched together, for callers that make up batches themselves.
+
+        The search takes a step whenever the next is asked for, and none before; see `beam_search`.
 
         Args:
             sources: source ids without BOS or EOS, none empty or longer than `max_seq_len_source`.
@@ -211,7 +212,7 @@ class Translator:
         wanted = nbest or [1] * len(sources)
         limits = max_output_lengths or [None] * len(sources)
         batch, lengths = self._pad(sources)
-        beam_search(
+        return beam_search(
             self._model,
             batch,
             lengths,

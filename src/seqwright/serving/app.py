@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from seqwright.inference.translator import Translation
-from seqwright.serving.batcher import Batcher, Ticket
+from seqwright.serving.batcher import Batcher
 from seqwright.serving.bodies import BodyReader, UnreadResponse
 from seqwright.serving.codecs import Instance, decode, encode
 from seqwright.serving.direct import as_bytes
@@ -30,6 +30,7 @@ from seqwright.serving.metrics import CONTENT_TYPE, Metrics
 from seqwright.serving.negotiation import negotiated
 from seqwright.serving.openapi import describe
 from seqwright.serving.searcher import Searcher
+from seqwright.serving.ticket import Ticket
 
 _LOGGER = logging.getLogger(__name__)
 

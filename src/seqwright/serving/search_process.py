@@ -14,8 +14,9 @@ import pickle
 import signal
 import socket
 import struct
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -53,12 +54,14 @@ class _Answer:
     """What the process sends.
 
     Attributes:
+        number: the batch's.
         found: the positions and translations of the searches that a step ended.
         is_last: whether that was the end of the batch: said with its last translations, for a client that asks again
             as soon as it has its answer is to find this process free.
         failure: what went wrong.
     """
 
+    number: int
     found: list[tuple[int, Translation]]
     is_last: bool = False
     failure: str | None = None
@@ -82,6 +85,8 @@ class SearchProcess:
     def __init__(self, model: Path, device: str = "auto", precision: str = "auto", share: int = 1) -> None:
         self._arguments = (model, device, precision, share)
         self._link: _Link | None = None
+        self._linking = asyncio.Lock()
+        self._receivers: dict[int, Callable[[_Answer], None]] = {}
         self._told: News | None = None
         self._socket, self._process, self._model = self._start()
 
@@ -100,7 +105,7 @@ class SearchProcess:
         """Where the model runs."""
         return self._model.device
 
-    async def search(self, batch: Batch, news: News, found: Found) -> None:
+    async def search(self, number: int, batch: Batch, news: News, found: Found) -> None:
         """As `Searcher.search`.
 
         Raises:
@@ -115,12 +120,13 @@ class SearchProcess:
             for position, translation in answer.found:
                 found(position, translation)
 
-        link.receive = receive
+        self._receivers[number] = receive
         self._told = news
-        link.send((batch, news))
+        link.send((number, batch, news))
         await asyncio.wait((ended, link.lost), return_when=asyncio.FIRST_COMPLETED)
+        del self._receivers[number]
         if not ended.done():
-            await self._restart()
+            await self._linked()
             raise AlgorithmError("the search process ended, for want of memory perhaps")
         if (failure := ended.result()) is not None:
             raise AlgorithmError(f"the search failed:\n{failure}")
@@ -139,20 +145,20 @@ class SearchProcess:
         self._process.join()
 
     async def _linked(self) -> "_Link":
-        """The way to a process that is there, on the running event loop."""
-        if self._link and self._link.lost.done():
-            await self._restart()
-        if self._link is None:
-            loop = asyncio.get_running_loop()
-            _, self._link = await loop.create_unix_connection(_Link, sock=self._socket.dup())
-        return self._link
-
-    async def _restart(self) -> None:
-        """Start another process in the place of one that has ended."""
-        self.close()
-        self._link = None
-        _LOGGER.error("the search process ended (exit code %s): starting another", self._process.exitcode)
-        self._socket, self._process, self._model = await asyncio.to_thread(self._start)
+        """The way to a process that is there, on the running event loop: to another in the place of one that ended."""
+        if self._link and not self._link.lost.done():
+            return self._link
+        async with self._linking:
+            if self._link and self._link.lost.done():
+                self.close()
+                self._link = None
+                _LOGGER.error("the search process ended (exit code %s): starting another", self._process.exitcode)
+                self._socket, self._process, self._model = await asyncio.to_thread(self._start)
+            if self._link is None:
+                loop = asyncio.get_running_loop()
+                _, self._link = await loop.create_unix_connection(_Link, sock=self._socket.dup())
+                self._link.receive = lambda answer: self._receivers[answer.number](answer)
+            return self._link
 
     def _start(self) -> tuple[socket.socket, BaseProcess, _Model]:
         context = multiprocessing.get_context("spawn")
@@ -238,52 +244,94 @@ def _serve(connection: Connection, model: Path, device: str, precision: str, sha
         os.nice(_NICENESS)
     try:
         translator = Translator.load(model, device, precision)
-        translator.translate_batch([[UNK]], lambda *_: None)
+        translator.translate_ids([[UNK]])
     except ClientError as error:
         connection.send(error)
         return
-    worker = _Worker(translator, connection, share)
+    worker = _Worker(translator, share)
     gc.freeze()
     with contextlib.suppress(EOFError, OSError):
         connection.send(_Model(translator.settings, translator.source_vocabulary, str(translator.device)))
         while True:
-            message: tuple[Batch, News] | News = connection.recv()
-            if isinstance(message, tuple):
-                connection.send(worker.search(*message))
+            while not worker.is_busy or connection.poll():
+                message: tuple[int, Batch, News] | News = connection.recv()
+                if isinstance(message, tuple):
+                    worker.begin(*message)
+                else:
+                    worker.hear(message)
+            if answer := worker.step():
+                connection.send(answer)
+
+
+@dataclass
+class _Search:
+    """A search that runs.
+
+    Attributes:
+        number: its batch's.
+        size: sources.
+        found: what was found and not yet sent.
+        steps: takes a step when asked for the next.
+        used: seconds of its steps, and what the one had used that had used the least when this one began.
+    """
+
+    number: int
+    size: int
+    found: list[tuple[int, Translation]]
+    steps: Iterator[None]
+    used: float
 
 
 class _Worker:
-    """The process at work."""
+    """The process at work. Searches that run at once have equal shares of its time, whatever their steps cost."""
 
-    def __init__(self, translator: Translator, connection: Connection, share: int) -> None:
+    def __init__(self, translator: Translator, share: int) -> None:
         self._translator = translator
-        self._connection = connection
         self._threads = torch.get_num_threads()
         self._share = max(1, self._threads // share)
         self._news = News()
-        self._found: list[tuple[int, Translation]] = []
+        self._running: list[_Search] = []
 
-    def search(self, batch: Batch, news: News) -> _Answer:
-        """Search a batch and send what is found on the way; what is left to say when it is done."""
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self._running)
+
+    def begin(self, number: int, batch: Batch, news: News) -> None:
+        """Take on a batch. Its first step comes before any other's."""
+        found: list[tuple[int, Translation]] = []
+
+        def put(position: int, translation: Translation) -> None:
+            found.append((position, translation))
+
+        steps = batch.steps(self._translator, put, lambda: self._news.abandoned.get(number, ()))
+        used = min((each.used for each in self._running), default=0.0)
+        self._running.insert(0, _Search(number, len(batch.sources), found, steps, used))
+        self.hear(news)
+
+    def hear(self, news: News) -> None:
+        """Take note of what is new."""
         self._news = news
-        torch.set_num_threads(self._threads if news.alone and len(batch.sources) <= _FEW else self._share)
-        self._found = []
-        failure = None
-        try:
-            batch.translate(self._translator, lambda *each: self._found.append(each), self._after_step)
-        except (EOFError, OSError):
-            raise
-        except Exception:
-            failure = traceback.format_exc()
-        return _Answer(self._found, is_last=True, failure=failure)
+        few = sum(each.size for each in self._running) <= _FEW
+        torch.set_num_threads(self._threads if news.alone and few else self._share)
 
-    def _after_step(self) -> Sequence[int]:
-        """Send what was found and read what is new: the positions that were abandoned."""
-        if self._found:
-            self._connection.send(_Answer(self._found))
-            self._found = []
-        while self._connection.poll():
-            self._news = self._connection.recv()
-            if not self._news.alone:
-                torch.set_num_threads(self._share)
-        return self._news.abandoned
+    def step(self) -> _Answer | None:
+        """Take one step of the search that has used the least time; what there is to send then."""
+        search = min(self._running, key=lambda each: each.used)
+        started = time.perf_counter()
+        is_last, failure = False, None
+        try:
+            is_last = next(search.steps, _END) is _END
+        except Exception:
+            is_last, failure = True, traceback.format_exc()
+        search.used += time.perf_counter() - started
+        if is_last:
+            self._running.remove(search)
+        elif not search.found:
+            return None
+        answer = _Answer(search.number, search.found.copy(), is_last, failure)
+        search.found.clear()
+        return answer
+
+
+_END = object()

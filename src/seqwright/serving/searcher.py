@@ -1,8 +1,8 @@
-"""What the endpoint needs of a translator, and a translator in a thread beside the event loop."""
+"""What the endpoint needs of a translator, and a translator in threads beside the event loop."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from seqwright.data.vocabulary import Vocabulary
@@ -31,9 +31,9 @@ class Batch:
     attention: bool
     max_output_lengths: Sequence[int | None]
 
-    def translate(self, translator: Translator, found: Found, abandoned: Callable[[], Sequence[int]]) -> None:
-        """Have it searched by `translator`."""
-        translator.translate_batch(
+    def steps(self, translator: Translator, found: Found, abandoned: Callable[[], Sequence[int]]) -> Iterator[None]:
+        """Its search by `translator`, a step at a time."""
+        return translator.translate_batch(
             self.sources,
             found,
             beam_size=self.beam_size,
@@ -46,19 +46,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class News:
-    """What a search must know while it runs.
+    """What a searcher must know while it searches.
 
     Attributes:
-        abandoned: positions that nobody wants any more.
-        alone: whether no other search shares the processor.
+        abandoned: positions that nobody wants any more, by the number of their batch.
+        alone: whether no other searcher shares the processor.
     """
 
-    abandoned: Sequence[int] = ()
+    abandoned: Mapping[int, Sequence[int]] = field(default_factory=dict)
     alone: bool = True
 
 
 class Searcher(Protocol):
-    """Searches one batch at a time, beside the event loop."""
+    """Searches batches beside the event loop: one at a time mostly, a few in turns where some take long."""
 
     @property
     def settings(self) -> Hyperparameters:
@@ -68,15 +68,16 @@ class Searcher(Protocol):
     def source_vocabulary(self) -> Vocabulary:
         """The model's source tokens and ids."""
 
-    async def search(self, batch: Batch, news: News, found: Found) -> None:
-        """Translate a batch; `found` is called on the event loop as soon as each source is done."""
+    async def search(self, number: int, batch: Batch, news: News, found: Found) -> None:
+        """Translate a batch, which `News` name by its number; `found` is called on the event loop as soon as each
+        source is done."""
 
     def tell(self, news: News) -> None:
-        """Let the running search know, before its next step or soon after."""
+        """Let the running searches know, before their next steps or soon after."""
 
 
 class ThreadSearcher:
-    """A translator in a thread of the same process: for models served beside other work, and for tests.
+    """A translator in threads of the same process: for models served beside other work, and for tests.
 
     Args:
         translator: the translator.
@@ -96,15 +97,19 @@ class ThreadSearcher:
         """The model's source tokens and ids."""
         return self._translator.source_vocabulary
 
-    async def search(self, batch: Batch, news: News, found: Found) -> None:
-        """As `Searcher.search`; raises what the search raises."""
+    async def search(self, number: int, batch: Batch, news: News, found: Found) -> None:
+        """As `Searcher.search`, in a thread of its own; raises what the search raises."""
         self._news = news
         loop = asyncio.get_running_loop()
 
         def put(position: int, translation: Translation) -> None:
             loop.call_soon_threadsafe(found, position, translation)
 
-        await asyncio.to_thread(batch.translate, self._translator, put, lambda: self._news.abandoned)
+        def run() -> None:
+            for _ in batch.steps(self._translator, put, lambda: self._news.abandoned.get(number, ())):
+                pass
+
+        await asyncio.to_thread(run)
 
     def tell(self, news: News) -> None:
         """As `Searcher.tell`."""

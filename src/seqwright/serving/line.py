@@ -1,0 +1,172 @@
+"""Instances in line for a search: batches are taken from it in fair turns.
+
+Requests wait in a ring. A batch takes from the request whose turn it is, then from the next, at most `Limits.turn`
+instances at a time, until it is full; a request with instances left goes to the end of the ring. So a request of
+thousands of instances holds up one of a single instance by little more than a batch.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from seqwright.serving.codecs import Instance
+from seqwright.serving.limits import Limits
+from seqwright.serving.ticket import Ticket
+
+_SMALL_BATCH = 8
+"""Instances that are not worth dividing between searchers."""
+
+SearchKey = tuple[int, bool]
+"""What all instances of a batch have in common: the beam size, and whether attention is wanted."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One instance on its way."""
+
+    ticket: Ticket
+    number: int
+    instance: Instance
+
+
+@dataclass
+class _Job:
+    """The waiting instances of one request that can be searched together, longest first."""
+
+    ticket: Ticket
+    key: SearchKey
+    items: deque[Item] = field(default_factory=deque)
+
+
+class Line:
+    """What waits for searchers, on one event loop.
+
+    Args:
+        limits: how much a batch may hold.
+        beam_size: the beam that `Limits.max_batch` is for; a batch with a wider one is smaller.
+        takers: how many searchers take from the line.
+
+    Attributes:
+        waiting: instances in the line.
+    """
+
+    def __init__(self, limits: Limits, beam_size: int, takers: int) -> None:
+        self.waiting = 0
+        self._limits = limits
+        self._beam_size = beam_size
+        self._takers = takers
+        self._ring: deque[_Job] = deque()
+        self._taken = 0
+        self._gathering: dict[asyncio.Event, int] = {}
+        self._idle: list[asyncio.Future[None]] = []
+        self._closing = False
+
+    def put(self, items: Iterable[Item], key: Callable[[Instance], SearchKey]) -> None:
+        """Take in what a request asks for, longest first, and wake a searcher."""
+        jobs: dict[SearchKey, _Job] = {}
+        for item in items:
+            wanted = key(item.instance)
+            jobs.setdefault(wanted, _Job(item.ticket, wanted)).items.append(item)
+            self.waiting += 1
+        self._ring.extend(jobs.values())
+        for arrived, company in self._gathering.items():
+            if self._is_gathered(company):
+                arrived.set()
+        if not self._gathering:
+            self._wake()
+
+    def drop(self, ticket: Ticket) -> None:
+        """Take a request out of the line."""
+        self._ring = deque(job for job in self._ring if job.ticket is not ticket)
+        self.waiting = sum(len(job.items) for job in self._ring)
+
+    def ahead(self, size: int) -> int:
+        """Instances that fair turns put before the last of a request of so many, besides one of each request."""
+        share = math.ceil(size / self._limits.turn) * self._limits.turn
+        return sum(min(len(job.items), share) - 1 for job in self._ring)
+
+    def close(self) -> None:
+        """Let searchers take what is there without waiting for more, and end."""
+        self._closing = True
+        for arrived in self._gathering:
+            arrived.set()
+        while self._idle:
+            self._wake()
+
+    async def get(self, company: int) -> tuple[SearchKey, list[Item]] | None:
+        """Wait for requests and take a batch from them, to be given back with `finished`; None at the end of all.
+
+        Args:
+            company: requests that shared the batch before. They are given a moment to come again; a lone client never
+                waits.
+        """
+        while True:
+            if self._ring:
+                await self._wait_for_company(company)
+                if self._ring:
+                    key = self._ring[0].key
+                    items = self._take(key)
+                    self._taken += len(items)
+                    if self._ring:
+                        self._wake()
+                    return key, items
+            elif self._closing:
+                return None
+            else:
+                self._idle.append(asyncio.get_running_loop().create_future())
+                await self._idle[-1]
+
+    def finished(self, items: Sequence[Item]) -> None:
+        """Take note that a batch was searched."""
+        self._taken -= len(items)
+
+    def _wake(self) -> None:
+        """Set the searcher to work that was last at work, for it is warm."""
+        if self._idle:
+            self._idle.pop().set_result(None)
+
+    async def _wait_for_company(self, company: int) -> None:
+        arrived = asyncio.Event()
+        self._gathering[arrived] = company
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.max_wait):
+                if not self._is_gathered(company):
+                    await arrived.wait()
+        del self._gathering[arrived]
+
+    def _is_gathered(self, company: int) -> bool:
+        """Whether a batch need not wait any more for so many requests."""
+        return self._closing or len(self._ring) >= company or self.waiting >= self._limits.max_batch
+
+    def _take(self, key: SearchKey) -> list[Item]:
+        """A batch in fair turns, longest first, starting with the request at the head of the ring.
+
+        It leaves the other searchers their share of what is there: clients that ask again when they are answered would
+        otherwise gather in one searcher's batches, and the others' batches be too small to be worth their steps.
+        """
+        room = max(1, self._limits.max_batch * self._beam_size // max(self._beam_size, key[0]))
+        room = min(room, max(_SMALL_BATCH, math.ceil((self.waiting + self._taken) / self._takers)))
+        taken: list[Item] = []
+        longest, passed, full = 0, list[_Job](), False
+        while self._ring and not full:
+            job = self._ring.popleft()
+            if job.key != key:
+                passed.append(job)
+                continue
+            before = len(taken)
+            for _ in range(min(self._limits.turn, len(job.items))):
+                longest = max(longest, len(job.items[0].instance.ids))
+                full = len(taken) == room or longest * (len(taken) + 1) > self._limits.max_batch_tokens
+                if taken and full:
+                    break
+                taken.append(job.items.popleft())
+            if len(taken) == before:
+                self._ring.appendleft(job)
+            elif job.items:
+                self._ring.append(job)
+        self._ring.extendleft(reversed(passed))
+        self.waiting -= len(taken)
+        return sorted(taken, key=lambda item: -len(item.instance.ids))
