@@ -10,6 +10,10 @@ from types import FrameType
 logger = logging.getLogger(__name__)
 
 
+class StopRequested(Exception):  # noqa: N818 - it is no error
+    """What was going on was given up, for a stop was requested; there is nothing to save."""
+
+
 @contextlib.contextmanager
 def stop_on_signals(*numbers: signal.Signals) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether one of the signals has come; the first is caught, a second has its old effect.

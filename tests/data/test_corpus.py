@@ -10,6 +10,7 @@ from seqwright.data.corpus import ParallelCorpus, load_channel, load_vocabularie
 from seqwright.data.recordio import encode_records
 from seqwright.data.sequences import Sequences
 from seqwright.errors import ClientError
+from seqwright.interrupts import StopRequested
 from tests.data.originals import frame, pair
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prepare"
@@ -52,6 +53,15 @@ def test_all_files_of_a_channel_in_the_order_of_names(channel: Path) -> None:
     corpus = load(channel)
     assert as_pairs(corpus) == PAIRS
     assert len(corpus) == 3
+
+
+def test_a_stop_gives_up_what_was_decoded(channel: Path) -> None:
+    (channel / "train.rec").write_bytes(records(PAIRS))
+    cache = channel.parent / "cache"
+    with pytest.raises(StopRequested):
+        load_channel(channel, source_vocab_size=20, target_vocab_size=20, cache=cache, stop_requested=lambda: True)
+    assert not entries(channel)
+    assert as_pairs(load(channel)) == PAIRS
 
 
 def test_arrays_are_mapped_not_read(channel: Path) -> None:

@@ -194,8 +194,8 @@ def test_sigterm_in_mid_training_leaves_a_usable_model_and_exits_0(frequency: in
     Translator.load(root / "model").translate(["a b c"])
 
 
-def test_a_stop_that_came_before_all_was_imported_counts(tmp_path: Path) -> None:
+def test_a_stop_before_anything_was_trained_leaves_no_model_and_is_no_failure(tmp_path: Path) -> None:
     root = make_root(tmp_path)
-    assert run_training(root, already_asked=lambda: True) == 0
-    assert (root / "model" / "config.json").exists()
+    assert run_training(root, stop_requested=lambda: True) == 0
+    assert not list((root / "model").iterdir())
     assert not (root / "output" / "failure").exists()

@@ -204,6 +204,29 @@ def test_hosts_that_are_not_met_are_named_after_a_bounded_wait() -> None:
         assert time.monotonic() - started < 60
 
 
+def test_a_stop_while_others_are_waited_for_ends_at_once_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        hosts = Hosts(2, 1, "second", ("127.0.0.1", closed.getsockname()[1]), timeout=500)
+        started = time.monotonic()
+        channels, output = Channels.under(data), tmp_path / "model"
+        progress = train(channels, output, SETTINGS, hosts=hosts, stop_requested=lambda: time.monotonic() > started + 1)
+    assert progress.updates == 0
+    assert time.monotonic() - started < 100
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stop_while_channels_are_decoded_leaves_no_model(processes: int, data: Path, tmp_path: Path) -> None:
+    output, cache = tmp_path / "model", tmp_path / "cache"
+    progress = train(
+        Channels.under(data), output, SETTINGS, cache=cache, processes=processes, stop_requested=lambda: True
+    )
+    assert progress.updates == 0
+    assert not output.exists()
+    assert not list(cache.glob("*"))
+
+
 def test_a_lost_contact_is_an_error_of_ours() -> None:
     assert issubclass(LostContactError, AlgorithmError)
 

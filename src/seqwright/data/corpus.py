@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from seqwright.data.sequences import Sequences
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
 from seqwright.files import explained, new_folder
+from seqwright.interrupts import StopRequested
 
 SIDES = ("source", "target")
 
@@ -67,7 +69,14 @@ def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary]:
     return Vocabulary.load(paths[0]), Vocabulary.load(paths[1])
 
 
-def load_channel(folder: Path, *, source_vocab_size: int, target_vocab_size: int, cache: Path) -> ParallelCorpus:
+def load_channel(
+    folder: Path,
+    *,
+    source_vocab_size: int,
+    target_vocab_size: int,
+    cache: Path,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> ParallelCorpus:
     """Map the pairs of a channel into memory, decoding them first where the cache does not have them.
 
     Args:
@@ -75,8 +84,10 @@ def load_channel(folder: Path, *, source_vocab_size: int, target_vocab_size: int
         source_vocab_size: ids of the source must be below.
         target_vocab_size: ids of the target must be below.
         cache: a folder for the decoded arrays, made if need be.
+        stop_requested: asked while files are decoded, which may take minutes.
 
     Raises:
+        StopRequested: `stop_requested` said yes; what was decoded is given up.
         ClientError: the channel is missing or holds no record; a file is damaged (see `read_records`); a pair has an
             empty side or an id outside the vocabulary; the cache cannot be written.
     """
@@ -84,7 +95,7 @@ def load_channel(folder: Path, *, source_vocab_size: int, target_vocab_size: int
     path = cache / _name_entry(folder, files)
     entry = _open_entry(path)
     if entry is None:
-        _build_entry(path, files)
+        _build_entry(path, files, stop_requested)
         entry = _open_entry(path)
     if entry is None:
         raise ClientError(f"cannot read back what was written to {path}: check the disk that holds it")
@@ -146,21 +157,21 @@ def _open_side(path: Path, side: str, count: int) -> Sequences:
     return Sequences(np.asarray(values), np.asarray(offsets))
 
 
-def _build_entry(path: Path, files: list[Path]) -> None:
+def _build_entry(path: Path, files: list[Path], stop_requested: Callable[[], bool]) -> None:
     """Decode the files of a channel into a cache entry."""
     with explained(f"cannot replace {path}"):
         if path.exists():
             shutil.rmtree(path)
     try:
         with new_folder(path) as folder:
-            _decode_files(files, folder)
+            _decode_files(files, folder, stop_requested)
     except ClientError:
         if _open_entry(path) is None:
             raise
         # Another process has built the same entry meanwhile.
 
 
-def _decode_files(files: list[Path], folder: Path) -> None:
+def _decode_files(files: list[Path], folder: Path, stop_requested: Callable[[], bool]) -> None:
     """Write the arrays of all files, and last what the entry holds."""
     records = []
     with ExitStack() as stack:
@@ -168,6 +179,8 @@ def _decode_files(files: list[Path], folder: Path) -> None:
         for file in files:
             count = 0
             for chunk in read_records(file, SIDES):
+                if stop_requested():
+                    raise StopRequested
                 for side, sequences in zip(sides, chunk, strict=True):
                     side.append(sequences, file, count)
                 count += len(chunk[0])

@@ -2,14 +2,12 @@
 
 import contextlib
 import logging
-import signal
 import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 from seqwright.errors import AlgorithmError, ClientError, SeqwrightError
-from seqwright.interrupts import stop_on_signals
 from seqwright.sagemaker.contract import Job, Paths, read_job, write_failure
 from seqwright.sagemaker.models import usable_model
 from seqwright.training.job import Channels, SetUp, train
@@ -30,19 +28,19 @@ def run_training(
     root: Path,
     set_up: SetUp | None = None,
     timeout: float = TIMEOUT,
-    already_asked: Callable[[], bool] = lambda: False,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> int:
     """Run the training job whose files are under `root`, and leave what the contract asks for.
 
     The model goes to `model/`. Where `checkpoints/` exists, state is kept there, and a job that was interrupted
-    goes on. All GPUs of all hosts are used; where there are none, a process a host. On SIGTERM the update at hand
-    is finished, state and best model are in place, and the job ends well.
+    goes on. All GPUs of all hosts are used; where there are none, a process a host.
 
     Args:
         root: the folder.
         set_up: as in `seqwright.train`.
         timeout: seconds that hosts wait for each other.
-        already_asked: says whether a stop was requested before this was called.
+        stop_requested: asked all the time; once it says yes, as it should at SIGTERM, the update at hand is finished,
+            state and best model are in place, and the job ends well.
 
     Returns:
         The exit status: 0 for success; otherwise `output/failure` says why, `ClientError: …` where the user can mend
@@ -50,8 +48,7 @@ def run_training(
     """
     paths = Paths(root)
     try:
-        with stop_on_signals(signal.SIGTERM) as stop_requested:
-            _train(paths, lambda: already_asked() or stop_requested(), set_up, timeout)
+        _train(paths, stop_requested, set_up, timeout)
     except SeqwrightError as error:
         return _fail(paths, error)
     except Exception as error:
@@ -79,7 +76,8 @@ def _train(paths: Paths, stop_requested: Callable[[], bool], set_up: SetUp | Non
             stop_requested=stop_requested,
             set_up=set_up,
         )
-    logger.info("the model of update %d is in %s", progress.kept, paths.model)
+    if progress.updates:
+        logger.info("the model of update %d is in %s", progress.kept, paths.model)
 
 
 def _hosts(job: Job, timeout: float) -> Hosts:

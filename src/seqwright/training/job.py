@@ -21,6 +21,7 @@ from seqwright.devices import choose_device, choose_precision, keep_freed_memory
 from seqwright.errors import ClientError
 from seqwright.files import explained, require_absent
 from seqwright.hyperparameters import Hyperparameters
+from seqwright.interrupts import StopRequested
 from seqwright.models.seq2seq import build_model, initialize_model
 from seqwright.training.checkpoints import (
     MAY_CHANGE,
@@ -105,7 +106,8 @@ def train(
         accumulate: parts that a batch is computed in, for the same gradient in less memory.
         console: a terminal for the progress bar; plain log lines without one.
         monitors: what else watches training; with several processes, copies in the first of them.
-        stop_requested: asked at every update; once it says yes, the run saves its state and returns.
+        stop_requested: asked while channels are decoded and others are waited for, and at every update; once it says
+            yes, the run saves its state and returns.
         saved: called whenever a checkpoint is on disk, while training goes on; with several processes a function that
             can be imported by name.
         set_up: called first in every process that this one starts.
@@ -188,8 +190,12 @@ def _train_at(run: _Run, place: Place | None, stop_requested: Callable[[], bool]
     device = choose_device(run.device, place.local_rank if place else None)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    with joined(place, device) as group:
-        return _train(run, group, stop_requested, console if group.leads else None)
+    try:
+        with joined(place, device, stop_requested) as group:
+            return _train(run, group, stop_requested, console if group.leads else None)
+    except StopRequested:
+        logger.info("nothing was trained: give the same command again")
+        return Progress()
 
 
 def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console: Console | None) -> Progress:
@@ -207,9 +213,15 @@ def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console:
             run.checkpoints.mkdir(parents=True, exist_ok=True)
     arithmetic = choose_precision(run.precision, group.device)
 
+    data = None
     for is_my_turn in group.take_turns():  # the first of a host to read a channel leaves it decoded for the others
         if is_my_turn:
-            data = _read(run.channels, settings, run.seed, origin.source_eos, run.cache or run.checkpoints / "corpus")
+            with contextlib.suppress(StopRequested):
+                cache = run.cache or run.checkpoints / "corpus"
+                data = _read(run.channels, settings, run.seed, origin.source_eos, cache, stop_requested)
+    [gave_up] = group.sum(data is None)
+    if data is None or gave_up:
+        raise StopRequested
     torch.manual_seed(run.seed + group.rank)
     model = build_model(settings, len(data.source_vocabulary), len(data.target_vocabulary))
     initialize_model(model, settings, run.seed)
@@ -280,7 +292,14 @@ class _Data:
     validation_batches: Batches
 
 
-def _read(channels: Channels, settings: Hyperparameters, seed: int, source_eos: bool, cache: Path) -> _Data:
+def _read(
+    channels: Channels,
+    settings: Hyperparameters,
+    seed: int,
+    source_eos: bool,
+    cache: Path,
+    stop_requested: Callable[[], bool],
+) -> _Data:
     source_vocabulary, target_vocabulary = load_vocabularies(channels.vocab)
     train_corpus, validation_corpus = (
         load_channel(
@@ -288,6 +307,7 @@ def _read(channels: Channels, settings: Hyperparameters, seed: int, source_eos: 
             source_vocab_size=len(source_vocabulary),
             target_vocab_size=len(target_vocabulary),
             cache=cache,
+            stop_requested=stop_requested,
         )
         for folder in (channels.train, channels.validation)
     )

@@ -13,8 +13,10 @@ import json
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from seqwright.errors import AlgorithmError, ClientError
+from seqwright.interrupts import StopRequested
 
 TIMEOUT = 600.0
 """Seconds that a process waits for the others before it gives them up."""
@@ -211,14 +214,18 @@ def _tensor_of(content: bytes, device: torch.device) -> Tensor:
 
 
 @contextlib.contextmanager
-def joined(place: Place | None, device: torch.device) -> Iterator[Group]:
+def joined(
+    place: Place | None, device: torch.device, stop_requested: Callable[[], bool] = lambda: False
+) -> Iterator[Group]:
     """The group of all processes, met at `place`; alone without one.
 
     Args:
         place: where this process stands.
         device: where the model runs.
+        stop_requested: asked while the others are waited for.
 
     Raises:
+        StopRequested: `stop_requested` said yes.
         ClientError: the others were not met in time.
         LostContactError: within the context, another process ended or cannot be reached; its message names its host
             where there are several.
@@ -226,25 +233,7 @@ def joined(place: Place | None, device: torch.device) -> Iterator[Group]:
     if place is None or place.size == 1:
         yield Group(device=device)
         return
-    host, port = place.address
-    deadline = time.monotonic() + place.timeout
-    try:
-        address = _own_address(host, port, deadline)
-        if (interface := _interface_of(address)) is not None:
-            # Left to itself, gloo takes the interface that this host's name stands for, if it stands for any.
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo",
-            init_method=f"tcp://{host}:{port}",
-            rank=place.rank,
-            world_size=place.size,
-            timeout=datetime.timedelta(seconds=place.timeout),
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClientError(
-            f"process {place.rank} of {place.size} did not meet the others at {host}:{port} within "
-            f"{place.timeout:g} seconds: is that host up and reachable, and were all started? ({_first_line(error)})"
-        ) from error
+    address = _meet(place, device, stop_requested)
     hosts: list[_Host] = []
     try:
         group = Group(place.rank, place.size, place.local_rank, device)
@@ -257,6 +246,43 @@ def joined(place: Place | None, device: torch.device) -> Iterator[Group]:
         raise LostContactError(message) from error
     finally:
         dist.destroy_process_group()
+
+
+def _meet(place: Place, device: torch.device, stop_requested: Callable[[], bool]) -> str:
+    """Make the process group with the others; returns the address that they know this host by."""
+    host, port = place.address
+    met: Future[str] = Future()
+
+    def meet() -> None:
+        try:
+            address = _own_address(host, port, time.monotonic() + place.timeout)
+            if (interface := _interface_of(address)) is not None:
+                # Left to itself, gloo takes the interface that this host's name stands for, if it stands for any.
+                os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            dist.init_process_group(
+                "nccl" if device.type == "cuda" else "gloo",
+                init_method=f"tcp://{host}:{port}",
+                rank=place.rank,
+                world_size=place.size,
+                timeout=datetime.timedelta(seconds=place.timeout),
+            )
+            met.set_result(address)
+        except Exception as error:
+            met.set_exception(error)
+
+    # PyTorch waits without asking anyone: so it waits elsewhere, and is left to it where a stop is requested.
+    threading.Thread(target=meet, daemon=True).start()
+    while not met.done():
+        if stop_requested():
+            raise StopRequested
+        wait([met], timeout=_LOOK)
+    try:
+        return met.result()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ClientError(
+            f"process {place.rank} of {place.size} did not meet the others at {host}:{port} within "
+            f"{place.timeout:g} seconds: is that host up and reachable, and were all started? ({_first_line(error)})"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -301,7 +327,7 @@ def _interface_of(address: str) -> str | None:
 
 
 _LOOK = 0.5
-"""Seconds between two looks for the address of a name."""
+"""Seconds between two looks for the address of a name, or for a stop."""
 
 _SIOCGIFADDR = 0x8915
 """Linux's request for an interface's address."""
