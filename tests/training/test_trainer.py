@@ -15,7 +15,6 @@ from seqwright.data.batches import Batches
 from seqwright.data.corpus import ParallelCorpus
 from seqwright.data.sequences import Sequences
 from seqwright.errors import ClientError
-from seqwright.hyperparameters import Hyperparameters
 from seqwright.training.optimizers import build_optimizer
 from seqwright.training.progress import Checkpoint, Monitor, Progress, Scores, Update
 from seqwright.training.schedules import build_schedule
@@ -185,24 +184,6 @@ def test_gradients_are_clipped_by_value_unless_negative(small_model: Maker) -> N
         )
     assert moved[1e-6] <= 1.1e-6
     assert moved[-1.0] > 1e-3
-
-
-@pytest.mark.parametrize(("settings", "kind"), [
-    ({"optimizer_type": "adam"}, torch.optim.Adam),
-    ({"optimizer_type": "sgd", "momentum": 0.9}, torch.optim.SGD),
-    ({"optimizer_type": "rmsprop"}, torch.optim.RMSprop),
-])  # fmt: skip
-def test_the_optimizer_is_the_one_named(settings: dict[str, object], kind: type) -> None:
-    chosen = Hyperparameters.parse({**settings, "learning_rate": 0.01, "weight_decay": 0.1})
-    optimizer = build_optimizer(
-        chosen, {"layer.weight": torch.nn.Parameter(torch.ones(2)), "layer.bias_ih": torch.nn.Parameter(torch.ones(2))}
-    )
-    group = optimizer.param_groups[0]
-    assert isinstance(optimizer, kind)
-    assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
-    assert [len(each["params"]) for each in optimizer.param_groups] == [1, 1]
-    assert optimizer.param_groups[1]["weight_decay"] == 0  # biases
-    assert group.get("momentum", 0) == settings.get("momentum", 0)
 
 
 def weights(trainer: Trainer) -> list[Tensor]:

@@ -30,7 +30,7 @@ from seqwright.hyperparameters import Hyperparameters
 from seqwright.training.progress import Checkpoint, Monitor, Progress
 from seqwright.training.trainer import Trainer
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MAY_CHANGE = frozenset(
     {
         "max_num_batches",

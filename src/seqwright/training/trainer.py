@@ -16,6 +16,7 @@ from seqwright.hyperparameters import Hyperparameters
 from seqwright.metrics import perplexity
 from seqwright.models.loss import BatchLoss, batch_loss
 from seqwright.models.seq2seq import Seq2Seq
+from seqwright.training.optimizers import add_weight_decay
 from seqwright.training.parallel import GradientSums, Group
 from seqwright.training.progress import Checkpoint, Monitor, Progress, Scores, Update
 from seqwright.training.schedules import Schedule
@@ -136,6 +137,7 @@ class Trainer:
         if self.group.size > 1:
             summed, stopping = self.group.sum(float(loss), stop_requested())
             loss, self._stopping = torch.tensor(summed, device=self._device), stopping > 0
+        add_weight_decay(self.optimizer)
         gradients = [each.grad for each in self.model.parameters() if each.grad is not None]
         norms = torch.stack([loss, *torch._foreach_norm(gradients)]).tolist()
         if self._is_finite(norms):
