@@ -92,6 +92,21 @@ def test_damaged_weights_are_named(keep: int, saved: Path) -> None:
         load_model(saved)
 
 
+def test_weights_with_other_numbers_than_were_written_are_refused(saved: Path) -> None:
+    path = saved / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ClientError, match=r"model\.safetensors is damaged: its tensors are not of the sha256"):
+        load_model(saved)
+
+
+def test_weights_that_another_program_wrote_need_no_digest(saved: Path) -> None:
+    weights = load_file(saved / "model.safetensors")
+    save_file({name: 2 * weight for name, weight in weights.items()}, saved / "model.safetensors")
+    assert torch.equal(load_model(saved).model.output_layer.weight, 2 * weights["output_layer.weight"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{", "config.json is damaged"), ("{}", "config.json is damaged or of another format"), ("\xff", "config.json")],

@@ -1,8 +1,10 @@
 """The model folder and `model.tar.gz`: what training leaves and everything else starts from.
 
-A model is five files: `config.json`, `model.safetensors`, `vocab.src.json`, `vocab.trg.json` and `metrics.json`.
+A model is five files: `config.json`, `model.safetensors`, `vocab.src.json`, `vocab.trg.json` and `metrics.json`. The
+weights have the digest of their tensors among their own metadata, so that one file is replaced at a time.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -17,7 +19,7 @@ from typing import Annotated, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,6 +33,9 @@ CONFIG, WEIGHTS, METRICS = "config.json", "model.safetensors", "metrics.json"
 SOURCE_VOCABULARY, TARGET_VOCABULARY = "vocab.src.json", "vocab.trg.json"
 FILES = (WEIGHTS, SOURCE_VOCABULARY, TARGET_VOCABULARY, METRICS, CONFIG)
 """In the order in which they are written: the last makes a model whole."""
+
+DIGEST = "sha256"
+"""The name of the tensors' digest in the metadata of the weights; files of other programs have none."""
 
 MAX_UNPACKED_BYTES = 32 << 30
 MAX_MEMBERS = 10_000
@@ -105,10 +110,11 @@ def save_model(
         ClientError: the folder holds something else, or the disk is full or not writable.
     """
     weights = {name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}
+    marks = {DIGEST: digest_of(weights)}
     config = _config_of(trained)
     if (folder / CONFIG).exists():
         require_same_model(folder, trained, may_differ)
-        write_tensors(folder / WEIGHTS, weights)
+        write_tensors(folder / WEIGHTS, weights, metadata=marks)
         _write_json(folder / METRICS, dict(metrics))
         if read_json_object(folder / CONFIG) != config.model_dump():
             _write_json(folder / CONFIG, config.model_dump())
@@ -116,7 +122,7 @@ def save_model(
     with new_folder(folder) as scratch:
         trained.source_vocabulary.save(scratch / SOURCE_VOCABULARY)
         trained.target_vocabulary.save(scratch / TARGET_VOCABULARY)
-        write_tensors(scratch / WEIGHTS, weights)
+        write_tensors(scratch / WEIGHTS, weights, metadata=marks)
         _write_json(scratch / METRICS, dict(metrics))
         _write_json(scratch / CONFIG, config.model_dump())
 
@@ -169,20 +175,35 @@ def _config_of(trained: TrainedModel) -> Config:
     )
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], taken: Callable[[], None] = lambda: None) -> None:
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of tensors: of their names, types, shapes and numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    taken: Callable[[], None] = lambda: None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a safetensors file, straight from the tensors' memory; it appears under its name when it is whole.
 
     Args:
         path: the file.
         tensors: what goes into it.
         taken: called when the tensors are read to the end and may change, before the file has reached the disk.
+        metadata: what else the file says.
 
     Raises:
         ClientError: the disk is full or the folder cannot be written.
     """
     with replacing(path) as scratch:
         try:
-            save_file(dict(tensors), scratch)
+            save_file(dict(tensors), scratch, dict(metadata) if metadata else None)
         except SafetensorError as error:
             number = re.search(r"\(os error (\d+)\)", str(error))
             if number is None:
@@ -192,11 +213,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], taken: Callable[[],
 
 
 def copy_model(source: Path, folder: Path) -> None:
-    """Copy a model folder, whole or not at all.
+    """Copy a model folder, whole or not at all; over a model that is there, file by file.
 
     Raises:
-        ClientError: `folder` holds something, or cannot be written.
+        ClientError: `folder` holds something else, or cannot be written.
     """
+    if (folder / CONFIG).exists():
+        for name in FILES:
+            with replacing(folder / name) as scratch:
+                shutil.copyfile(source / name, scratch)
+        return
     with new_folder(folder) as scratch:
         for name in FILES:
             shutil.copy(source / name, scratch / name)
@@ -260,14 +286,20 @@ def _read_config(path: Path, origin: str) -> Config:
 def _fill(model: Seq2Seq, path: Path, origin: str, device: torch.device | None) -> None:
     """Move the tensors of a safetensors file into `model`, by name and shape."""
     try:
-        tensors = load_file(path, device=str(device or "cpu"))
+        tensors = load_file(path)
+        with safe_open(path, framework="pt") as stored:
+            digest = (stored.metadata() or {}).get(DIGEST)
     except (SafetensorError, OSError) as error:
         raise ClientError(f"{origin} is damaged ({error}): copy it again or train again") from error
+    if digest is not None and digest != digest_of(tensors):
+        raise ClientError(
+            f"{origin} is damaged: its tensors are not of the {DIGEST} that it names; copy it again or train again"
+        )
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     kinds = sorted({str(tensor.dtype) for tensor in tensors.values() if not tensor.is_floating_point()})
     if kinds:
         raise ClientError(f"{origin} holds {', '.join(kinds)}: the parameters of a model are fp32")
-    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    tensors = {name: tensor.float().to(device) for name, tensor in tensors.items()}
     if strange := sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())):
         raise ClientError(f"{origin} has numbers that are not finite, in {strange[0]}: it is damaged; train again")
     problems = [f"no {name}" for name in wanted.keys() - tensors.keys()]

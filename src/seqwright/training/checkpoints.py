@@ -18,10 +18,8 @@ from torch import Tensor
 from seqwright.artifacts import (
     CONFIG,
     TrainedModel,
-    copy_model,
     discard_unfinished,
     require_same_model,
-    save_model,
     write_tensors,
 )
 from seqwright.errors import ClientError
@@ -96,35 +94,6 @@ BEST = "best"
 """The folder beside the checkpoints that holds a copy of the best model, in case the output is lost between runs."""
 
 
-class BestModelWriter(Monitor):
-    """Saves the model whenever the optimized metric improves, beside the checkpoints and as the run's output.
-
-    Args:
-        checkpoints: the folder of the checkpoints.
-        output: the model folder.
-        trained: the model in training.
-    """
-
-    def __init__(self, checkpoints: Path, output: Path, trained: TrainedModel) -> None:
-        self._folders = (checkpoints / BEST, output)
-        self._trained = trained
-
-    def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
-        """Save the model if it is the best so far."""
-        if checkpoint.improved:
-            self._save(progress, checkpoint.validation.named())
-
-    def on_end(self, progress: Progress, reason: str) -> None:
-        """Leave a model even where none was validated, or none had a finite score."""
-        if progress.best is None:
-            self._save(progress, {})
-
-    def _save(self, progress: Progress, scores: Mapping[str, float]) -> None:
-        reached = {"updates": progress.updates, "epoch": progress.epoch, **scores}
-        for folder in self._folders:
-            save_model(folder, self._trained, reached, MAY_CHANGE)
-
-
 def claim(checkpoints: Path, output: Path, identity: Identity, trained: TrainedModel) -> None:
     """Take the folders of a run before it writes to them, and remove what it left unfinished when it was killed.
 
@@ -157,12 +126,6 @@ def claim(checkpoints: Path, output: Path, identity: Identity, trained: TrainedM
     if not is_ours:
         with writing(path) as stream:
             stream.write(json.dumps(dataclasses.asdict(identity), indent=2).encode())
-
-
-def restore_best(checkpoints: Path, output: Path) -> None:
-    """Put the best model back where `output` has none: a container keeps its checkpoints, but not its model."""
-    if (checkpoints / BEST / CONFIG).exists() and not (output / CONFIG).exists():
-        copy_model(checkpoints / BEST, output)
 
 
 class CheckpointStore(Monitor):
@@ -377,6 +340,15 @@ def _read_whole(folder: Path) -> tuple[bytes, bytes]:
             raise _DamagedError(f"it has no {Path(error.filename).name}") from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise _DamagedError(f"{STATE} is not what was written: {error!r}") from error
+
+
+def read_model(checkpoints: Path, updates: int) -> tuple[int, dict[str, Tensor]] | None:
+    """The epoch and the model's tensors in the checkpoint of so many updates; None where there is no whole one."""
+    try:
+        state, tensors = _read_whole(checkpoints / f"{_NAME}{updates:09d}")
+    except _DamagedError:
+        return None
+    return json.loads(state)["progress"]["epoch"], _under("model.", load(tensors))
 
 
 def _random_state() -> bytes:

@@ -23,14 +23,13 @@ from seqwright.files import explained, require_absent
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.interrupts import StopRequested
 from seqwright.models.seq2seq import build_model, initialize_model
+from seqwright.training.best_model import BestModelWriter, restore_best
 from seqwright.training.checkpoints import (
     MAY_CHANGE,
-    BestModelWriter,
     CheckpointStore,
     Identity,
     claim,
     has_begun,
-    restore_best,
 )
 from seqwright.training.launch import Hosts, run_processes
 from seqwright.training.monitors import LogLines, PlainProgress, ProgressBar, TensorBoard
@@ -261,7 +260,7 @@ def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console:
         if not store.restore():
             begin(model, origin, settings, data.source_vocabulary, data.target_vocabulary)
         if group.leads:
-            restore_best(run.checkpoints, run.output)
+            restore_best(run.checkpoints, run.output, trained, trainer.progress)
         watching: list[Monitor] = [store]
         if group.leads:
             watching = [
