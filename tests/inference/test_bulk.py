@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from seqwright import locks
 from seqwright.artifacts import TrainedModel
 from seqwright.data.recordio import encode_records
 from seqwright.data.sequences import Sequences
@@ -167,3 +168,23 @@ def test_half_a_character_is_refused_by_its_line(translator: Translator, tmp_pat
     source.write_text('{"source": "w5"}\n{"source": "w5 \\ud800"}\n')
     with pytest.raises(ClientError, match=r"in.jsonl: line 2 has half of a character"):
         translate_file(translator, source=source, target=tmp_path / "out")
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_an_output_that_another_process_writes_is_left_to_it(
+    resume: bool, translator: Translator, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    write_text(tmp_path / "in")
+    target = tmp_path / "out"
+    first = {"source": tmp_path / "pipe", "target": target}
+    work = threading.Thread(target=translate_file, args=(translator,), kwargs=first)
+    work.start()
+    with (tmp_path / "pipe").open("w") as pipe:  # opened when the first reads it, and holds its output
+        with pytest.raises(ClientError, match=f"another process is writing {target}"):
+            translate_file(translator, source=tmp_path / "in", target=target, resume=resume)
+        pipe.write((tmp_path / "in").read_text())
+    work.join()
+    assert target.read_text().splitlines() == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "pipe"]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from seqwright import locks
 from seqwright.artifacts import load_model
 from seqwright.errors import ClientError
 from seqwright.training.checkpoints import FORMAT_VERSION
@@ -314,6 +315,30 @@ def test_a_best_model_that_is_nowhere_whole_comes_from_its_checkpoint_or_not_at_
     with pytest.raises(ClientError, match=r"model, of update 4, is lost \(.*best/model\.safetensors is damaged"):
         train(channels, tmp_path / "model", {**settings, "max_num_batches": 12}, precision="fp32")
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("shared", ["checkpoints", "model"])
+def test_a_second_run_on_the_same_folders_is_refused_while_the_first_lives(
+    shared: str, channels: Channels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    settings = {**SETTINGS, "max_num_batches": 4}
+    others = {"checkpoints": tmp_path / "other", "model": tmp_path / "another"} | {shared: tmp_path / shared}
+
+    class Second(Monitor):
+        asked = 0
+
+        def on_update(self, progress: Progress, update: Update) -> None:
+            self.asked += 1
+            with pytest.raises(ClientError, match=f"another run is writing to {tmp_path / shared}"):
+                train(channels, others["model"], settings, checkpoints=others["checkpoints"], precision="fp32")
+
+    second = Second()
+    own = tmp_path / "checkpoints"
+    train(channels, tmp_path / "model", settings, checkpoints=own, precision="fp32", monitors=[second])
+    assert second.asked == 4
+    train(channels, tmp_path / "model", {**settings, "max_num_batches": 8}, checkpoints=own, precision="fp32")
+    assert not [path for path in (*tmp_path.iterdir(), *own.iterdir()) if path.suffix == ".lock"]
 
 
 class Stop(Monitor):

@@ -59,7 +59,7 @@ def train_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation, data order and dropout.")] = 1,
 ) -> None:
     """Train a model; interrupted training goes on where it stopped when the same command is given again."""
-    from seqwright.training.checkpoints import has_begun
+    from seqwright.training.claims import has_begun
     from seqwright.training.job import Channels, train
     from seqwright.training.launch import Hosts
     from seqwright.training.parallel import Place

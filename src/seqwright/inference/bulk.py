@@ -17,6 +17,7 @@ from seqwright.files import explained
 from seqwright.inference.pool import TranslatorPool
 from seqwright.inference.sources import Source, read_sources
 from seqwright.inference.translator import Translation, Translator
+from seqwright.locks import locked
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -122,8 +123,9 @@ def _writer(target: Path | None, resume: bool, may_go_on: bool) -> Iterator[tupl
             yield stream, 0
         return
     partial = target.with_name(target.name + ".partial")
-    with explained(f"cannot write {target}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.with_name(f".{target.name}.lock")
+    refusal = f"another process is writing {target}: let it end, or name another file"
+    with locked(lock, refusal), explained(f"cannot write {target}"):
         done = _keep_whole_lines(partial) if resume else 0
         try:
             with partial.open("a" if resume else "w", encoding="utf-8", newline="\n") as stream:

@@ -11,7 +11,8 @@ from seqwright.artifacts import CONFIG, METRICS, TrainedModel, copy_model, load_
 from seqwright.errors import ClientError
 from seqwright.files import read_json_object
 from seqwright.models.seq2seq import build_model
-from seqwright.training.checkpoints import BEST, MAY_CHANGE, read_model
+from seqwright.training.checkpoints import read_model
+from seqwright.training.claims import BEST, MAY_CHANGE
 from seqwright.training.progress import Checkpoint, Monitor, Progress
 
 logger = logging.getLogger(__name__)

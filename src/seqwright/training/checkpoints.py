@@ -8,124 +8,22 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from seqwright.artifacts import (
-    CONFIG,
-    TrainedModel,
-    discard_unfinished,
-    require_same_model,
-    write_tensors,
-)
+from seqwright.artifacts import write_tensors
 from seqwright.errors import ClientError
-from seqwright.files import explained, new_folder, read_json_object, require_absent, writing
-from seqwright.hyperparameters import Hyperparameters
+from seqwright.files import explained, new_folder, writing
+from seqwright.training.claims import BEST, PREFIX, Identity, existing_checkpoints
 from seqwright.training.progress import Checkpoint, Monitor, Progress
 from seqwright.training.trainer import Trainer
 
 FORMAT_VERSION = 5
-MAY_CHANGE = frozenset(
-    {
-        "max_num_batches",
-        "max_num_epochs",
-        "min_num_epochs",
-        "checkpoint_threshold",
-        "bleu_sample_size",
-        "beam_size",
-    }
-)
-"""Hyperparameters that a resumed run may set anew: they bound or watch training, but do not shape it."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run is: a checkpoint of another identity is not continued.
-
-    Attributes:
-        hyperparameters: their values by name, those in `MAY_CHANGE` left out.
-        data: digests of the channels and vocabularies by name.
-        seed: the seed of initialisation, data order and dropout.
-        precision: the arithmetic of the matrix products.
-    """
-
-    hyperparameters: Mapping[str, object]
-    data: Mapping[str, str]
-    seed: int
-    precision: str
-
-    def require(self, other: Mapping[str, object], folder: Path) -> None:
-        """Check that what is in `folder`, whose identity is stored as `other`, is this run's.
-
-        Raises:
-            ClientError: it is another run's; the message names what differs.
-        """
-        if differences := self.difference(other):
-            raise ClientError(
-                f"{folder} holds checkpoints of another run, which differs in {', '.join(differences)}: "
-                "restore those settings, or name another --checkpoints folder and --output"
-            )
-
-    def difference(self, other: Mapping[str, object]) -> list[str]:
-        """What differs from the identity stored as `other`, one phrase each.
-
-        A hyperparameter that `other` does not name is younger than it, and had no effect then: its default.
-        """
-        defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
-        mine, theirs = _flat(self.hyperparameters), {**defaults, **_flat(other.get("hyperparameters"))}
-        changed = [(name, theirs.get(name), value) for name, value in sorted(mine.items())]
-        changed += [(name, other.get(name), getattr(self, name)) for name in ("seed", "precision")]
-        found = [f"{name} (was {was}, is {now})" for name, was, now in changed if was != now]
-        data = _flat(other.get("data"))
-        return found + [name for name in sorted({*self.data, *data}) if self.data.get(name) != data.get(name)]
-
-
-def _flat(stored: object) -> Mapping[str, object]:
-    return stored if isinstance(stored, Mapping) else {}
-
-
-BEST = "best"
-"""The folder beside the checkpoints that holds a copy of the best model, in case the output is lost between runs."""
-
-
-def claim(checkpoints: Path, output: Path, identity: Identity, trained: TrainedModel) -> None:
-    """Take the folders of a run before it writes to them, and remove what it left unfinished when it was killed.
-
-    Args:
-        checkpoints: its checkpoints; there.
-        output: its model folder.
-        identity: what the run is.
-        trained: the model in training.
-
-    Raises:
-        ClientError: `checkpoints` is another run's, or `output` holds something else than this run's model; the
-            message names what differs.
-    """
-    path = checkpoints / RUN
-    is_ours = path.exists()
-    if is_ours:
-        identity.require(read_json_object(path), checkpoints)
-    elif has_begun(checkpoints):
-        raise ClientError(f"{checkpoints} holds something, but no {RUN}: it is not of a run of seqwright; name another")
-    else:
-        require_absent(output)
-    with explained(f"cannot tidy up {checkpoints}"):
-        for folder in (checkpoints / BEST, output):
-            if is_ours:
-                discard_unfinished(folder)
-            if (folder / CONFIG).exists():
-                require_same_model(folder, trained, MAY_CHANGE)
-        for leftover in checkpoints.glob(f".{_NAME}*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
-    if not is_ours:
-        with writing(path) as stream:
-            stream.write(json.dumps(dataclasses.asdict(identity), indent=2).encode())
 
 
 class CheckpointStore(Monitor):
@@ -217,7 +115,7 @@ class CheckpointStore(Monitor):
 
     def _write(self, updates: int, state: bytes, tensors: Mapping[str, Tensor]) -> None:
         """Write a checkpoint, then remove the oldest."""
-        target = self.folder / f"{_NAME}{updates:09d}"
+        target = self.folder / f"{PREFIX}{updates:09d}"
         try:
             with new_folder(target) as scratch:
                 write_tensors(scratch / TENSORS, tensors, self._taken.set)
@@ -289,14 +187,8 @@ class CheckpointStore(Monitor):
             torch.cuda.set_rng_state(randomness["cuda"])
 
 
-_NAME = "checkpoint-"
-"""What the folders of checkpoints are called, before the number of updates."""
-
 STATE, TENSORS, SUMS = "state.json", "state.safetensors", "SHA256SUMS"
 """The files of a checkpoint; the last has the digests of the others as `sha256sum` writes them."""
-
-RUN = "run.json"
-"""The file beside the checkpoints that says whose they are, from before the first of them."""
 
 
 class _DamagedError(Exception):
@@ -345,7 +237,7 @@ def _read_whole(folder: Path) -> tuple[bytes, bytes]:
 def read_model(checkpoints: Path, updates: int) -> tuple[int, dict[str, Tensor]] | None:
     """The epoch and the model's tensors in the checkpoint of so many updates; None where there is no whole one."""
     try:
-        state, tensors = _read_whole(checkpoints / f"{_NAME}{updates:09d}")
+        state, tensors = _read_whole(checkpoints / f"{PREFIX}{updates:09d}")
     except _DamagedError:
         return None
     return json.loads(state)["progress"]["epoch"], _under("model.", load(tensors))
@@ -362,17 +254,6 @@ def _random_state() -> bytes:
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names start with `prefix`, under the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def has_begun(folder: Path) -> bool:
-    """Whether a run with its checkpoints in `folder` has left anything, if only a first model before it was killed."""
-    return bool(existing_checkpoints(folder)) or any((folder / name).exists() for name in (RUN, BEST))
-
-
-def existing_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoint folders in `folder`, newest first; what a user has copied under a name of their own is not one."""
-    found = [path for path in folder.glob(f"{_NAME}*") if path.name.removeprefix(_NAME).isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(_NAME)), reverse=True)
 
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:

@@ -19,18 +19,12 @@ from seqwright.data.corpus import ParallelCorpus, load_channel, load_vocabularie
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.devices import choose_device, choose_precision, keep_freed_memory, process_count
 from seqwright.errors import ClientError
-from seqwright.files import explained, require_absent
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.interrupts import StopRequested
 from seqwright.models.seq2seq import build_model, initialize_model
 from seqwright.training.best_model import BestModelWriter, restore_best
-from seqwright.training.checkpoints import (
-    MAY_CHANGE,
-    CheckpointStore,
-    Identity,
-    claim,
-    has_begun,
-)
+from seqwright.training.checkpoints import CheckpointStore
+from seqwright.training.claims import MAY_CHANGE, Identity, claim, held
 from seqwright.training.launch import Hosts, run_processes
 from seqwright.training.monitors import LogLines, PlainProgress, ProgressBar, TensorBoard
 from seqwright.training.optimizers import build_optimizer
@@ -205,11 +199,19 @@ def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console:
             f"batch_size={settings.batch_size} cannot be divided over {group.size} processes: it is the size of the "
             "whole batch; make it larger, or the processes fewer"
         )
-    if group.leads:
-        if not has_begun(run.checkpoints):
-            require_absent(run.output)  # said before the channels are read, which may take long
-        with explained(f"cannot write {run.checkpoints}"):
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
+    with held(run.checkpoints, run.output) if group.leads else contextlib.nullcontext():
+        return _train_settled(run, group, origin, settings, stop_requested, console)
+
+
+def _train_settled(
+    run: _Run,
+    group: Group,
+    origin: Origin,
+    settings: Hyperparameters,
+    stop_requested: Callable[[], bool],
+    console: Console | None,
+) -> Progress:
+    """Train with these hyperparameters, in folders that are the run's alone."""
     arithmetic = choose_precision(run.precision, group.device)
 
     data = None
