@@ -88,6 +88,12 @@ class TrainedModel:
     length_ratio: LengthRatio
     source_eos: bool = True
 
+    def digest(self) -> str:
+        """The SHA-256 of the parameters and all that belongs to them."""
+        vocabularies = (json.dumps(each.tokens) for each in (self.source_vocabulary, self.target_vocabulary))
+        parts = (_config_of(self).model_dump_json(), *vocabularies, digest_of(self.model.state_dict()))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
 
 def save_model(
     folder: Path,

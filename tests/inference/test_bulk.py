@@ -140,6 +140,33 @@ def test_resuming_needs_something_to_resume(translator: Translator, tmp_path: Pa
         translate_file(translator, source=tmp_path / "in", target=tmp_path / "out", resume=True)
 
 
+def test_what_was_begun_with_something_else_is_not_gone_on_with(
+    translator: Translator, small_model: Maker, tmp_path: Path
+) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out"
+    lines = [json.dumps({"source": each}) for each in SOURCES]
+    source.write_text("\n".join([*lines[:20], "broken"]) + "\n")
+    options = {"source": source, "target": target, "batch_size": 1}
+    with pytest.raises(ClientError, match="line 21 is not valid JSON"):
+        translate_file(translator, **options)  # type: ignore[arg-type]
+    partial = tmp_path / "out.partial"
+    begun = partial.read_text()
+    assert len(begun.splitlines()) == 16
+    source.write_text("\n".join(lines) + "\n")
+    other = Translator(small_model(seed=9, weight_init_scale=12.0), torch.device("cpu"))
+    for different, maker, changed in (
+        ("model", other, {}),
+        ("format, nbest", translator, {"as_json": True, "nbest": 2}),
+        ("beam_size", translator, {"beam_size": 2}),
+    ):
+        with pytest.raises(ClientError, match=rf"out\.partial was begun with another {different}:"):
+            translate_file(maker, **options, **changed, resume=True)  # type: ignore[arg-type]
+        assert partial.read_text() == begun
+    translate_file(translator, **options, resume=True)  # type: ignore[arg-type]
+    assert target.read_text().splitlines() == [each.text for each in translator.translate(SOURCES)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out"]
+
+
 def test_a_pipe_is_read_and_written_and_stays_one(translator: Translator, expected: list[str], tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     for pipe in (source, target):

@@ -5,7 +5,7 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from seqwright.errors import ClientError
-from seqwright.files import explained
+from seqwright.files import explained, read_json_object, writing
 from seqwright.inference.pool import TranslatorPool
 from seqwright.inference.sources import Source, read_sources
 from seqwright.inference.translator import Translation, Translator
@@ -40,7 +40,7 @@ def translate_file(
     """Translate every sequence of `source`, in order.
 
     Output grows in `<target>.partial`, which takes its name when all is done. What an interruption leaves there,
-    `resume` goes on from.
+    `resume` goes on from; `<target>.partial.json` says what it was made with.
 
     Args:
         translator: the model, or several of it.
@@ -55,7 +55,8 @@ def translate_file(
         console: a terminal to show progress on.
 
     Raises:
-        ClientError: a file cannot be read or written, or is damaged; or `resume` cannot tell where to go on.
+        ClientError: a file cannot be read or written, or is damaged; or `resume` cannot tell where to go on, or finds
+            what was made with another model or other options.
     """
     if resume and (source is None or target is None):
         raise ClientError("--resume goes on with an output file: name the input and the output")
@@ -63,7 +64,10 @@ def translate_file(
     if resume and not has_line_each:
         raise ClientError("--resume with --nbest needs --format json, which has one line a sequence")
     with contextlib.ExitStack() as stack:
-        out, done = stack.enter_context(_writer(target, resume, may_go_on=source is not None and has_line_each))
+        options = {"format": "json" if as_json else "text", "beam_size": beam_size, "nbest": nbest}
+        made_with = {"model": translator.trained.digest(), **options} if target else {}
+        may_go_on = source is not None and has_line_each
+        out, done = stack.enter_context(_writer(target, resume, may_go_on, made_with))
         advance = stack.enter_context(_progress(console, source))
         every = read_sources(source, translator.source_vocabulary, BATCHES_A_BLOCK * batch_size, advance)
         blocks, ahead = itertools.tee(_after(done, every, source, target))
@@ -107,7 +111,9 @@ def _json_line(source: Source, translation: Translation) -> str:
 
 
 @contextlib.contextmanager
-def _writer(target: Path | None, resume: bool, may_go_on: bool) -> Iterator[tuple[TextIO, int]]:
+def _writer(
+    target: Path | None, resume: bool, may_go_on: bool, made_with: Mapping[str, object]
+) -> Iterator[tuple[TextIO, int]]:
     """The stream to write to, and how many lines it has already; says what is left of it when it is interrupted."""
     if target is None:
         if sys.stdout is None:
@@ -122,14 +128,21 @@ def _writer(target: Path | None, resume: bool, may_go_on: bool) -> Iterator[tupl
         with explained(f"cannot write {target}"), target.open("w", encoding="utf-8", newline="\n") as stream:
             yield stream, 0
         return
-    partial = target.with_name(target.name + ".partial")
+    partial, about = (target.with_name(target.name + ending) for ending in (".partial", ".partial.json"))
     lock = target.with_name(f".{target.name}.lock")
     refusal = f"another process is writing {target}: let it end, or name another file"
     with locked(lock, refusal), explained(f"cannot write {target}"):
-        done = _keep_whole_lines(partial) if resume else 0
+        if resume:
+            _require_same(made_with, about, partial)
+            done = _keep_whole_lines(partial)
+        else:
+            partial.unlink(missing_ok=True)
+            with writing(about) as stream:
+                stream.write(json.dumps(made_with, indent=2).encode())
+            done = 0
         try:
-            with partial.open("a" if resume else "w", encoding="utf-8", newline="\n") as stream:
-                yield stream, done
+            with partial.open("a", encoding="utf-8", newline="\n") as text:
+                yield text, done
             partial.replace(target)
         except BaseException:
             if may_go_on and _size(partial):
@@ -138,6 +151,22 @@ def _writer(target: Path | None, resume: bool, may_go_on: bool) -> Iterator[tupl
         finally:
             if not _size(partial):
                 partial.unlink(missing_ok=True)
+                about.unlink(missing_ok=True)
+
+
+def _require_same(made_with: Mapping[str, object], about: Path, partial: Path) -> None:
+    """Check that an interrupted output was made with the same; those of earlier versions do not say.
+
+    Raises:
+        ClientError: it was not; the message names what differs.
+    """
+    before = read_json_object(about) if about.exists() else made_with
+    different = [name for name in made_with if before.get(name) != made_with[name]]
+    if different:
+        raise ClientError(
+            f"{partial} was begun with another {', '.join(different)}: give the same command as then, or leave "
+            "--resume out to start anew"
+        )
 
 
 def _size(path: Path) -> int:

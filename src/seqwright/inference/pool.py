@@ -22,6 +22,7 @@ from typing import Self
 import torch
 
 from seqwright.artifacts import load_model
+from seqwright.data.vocabulary import Vocabulary
 from seqwright.devices import keep_freed_memory, process_count
 from seqwright.errors import AlgorithmError
 from seqwright.files import explained
@@ -61,20 +62,25 @@ class TranslatorPool:
         count: how many; on a CPU each has its share of the threads.
 
     Attributes:
-        source_vocabulary: source tokens and ids.
+        trained: the model.
 
     Raises:
         ClientError: the model is missing or damaged.
     """
 
     def __init__(self, model: Path, device: str, precision: str, count: int) -> None:
-        self.source_vocabulary = load_model(model).source_vocabulary
+        self.trained = load_model(model)
         self._count = count
         context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // count)
         with explained(f"cannot start {count} processes"):
             begun: Synchronized[int] = context.Value("i", 0)
             self._executor = ProcessPoolExecutor(count, context, _begin, (model, device, precision, threads, begun))
+
+    @property
+    def source_vocabulary(self) -> Vocabulary:
+        """Source tokens and ids."""
+        return self.trained.source_vocabulary
 
     def __enter__(self) -> Self:
         return self
