@@ -167,6 +167,20 @@ def test_what_was_begun_with_something_else_is_not_gone_on_with(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out"]
 
 
+@pytest.mark.parametrize("name", ["in", "linked", "hard", "../in/in", "grows"])
+def test_the_input_is_not_written_over(name: str, translator: Translator, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    source = folder / ("grows.partial" if name == "grows" else "in")
+    write_text(source)
+    (folder / "linked").symlink_to("in")
+    (folder / "hard").hardlink_to(source)
+    before = source.read_text()
+    with pytest.raises(ClientError, match=f"{source} would be written over"):
+        translate_file(translator, source=source, target=folder / name)
+    assert source.read_text() == before
+
+
 def test_a_pipe_is_read_and_written_and_stays_one(translator: Translator, expected: list[str], tmp_path: Path) -> None:
     source, target = tmp_path / "in", tmp_path / "out"
     for pipe in (source, target):

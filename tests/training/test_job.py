@@ -341,6 +341,44 @@ def test_a_second_run_on_the_same_folders_is_refused_while_the_first_lives(
     assert not [path for path in (*tmp_path.iterdir(), *own.iterdir()) if path.suffix == ".lock"]
 
 
+@pytest.mark.parametrize(
+    ("output", "checkpoints", "message"),
+    [
+        ("model", "model", "checkpoints cannot be in the model folder"),
+        ("model", "model/state", "checkpoints cannot be in the model folder"),
+        ("state/best", "state", "best is where .*state has files of its own"),
+        ("state/checkpoint-2/model", "state", "model is where .*state has files of its own"),
+        ("model", "data", "data is a folder of the training data: name another --checkpoints"),
+        ("model", "data/train", "train is a folder of the training data"),
+        ("model", "link/train/state", "state is a folder of the training data"),
+        ("data/vocab/model", "state", "model is a folder of the training data: name another --output"),
+    ],
+)
+def test_folders_in_each_others_way_are_refused_before_anything_is_written(
+    output: str, checkpoints: str, message: str, channels: Channels, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to("data")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ClientError, match=message):
+        train(channels, tmp_path / output, {**SETTINGS, "max_num_batches": 1}, checkpoints=tmp_path / checkpoints)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("output", "checkpoints"), [("run/model", "run"), ("data/model", "data/state")])
+def test_folders_of_a_run_may_lie_in_one(output: str, checkpoints: str, channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_num_batches": 2}
+    for _ in range(2):
+        train(channels, tmp_path / output, settings, checkpoints=tmp_path / checkpoints, precision="fp32")
+    load_model(tmp_path / output)
+
+
+def test_a_run_json_of_another_program_is_told_as_such(channels: Channels, tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "run.json").write_text('{"name": "an experiment"}')
+    with pytest.raises(ClientError, match=r"state/run\.json is not of a run of seqwright"):
+        train(channels, tmp_path / "model", SETTINGS, checkpoints=tmp_path / "state", precision="fp32")
+
+
 class Stop(Monitor):
     """Asks to stop from an update on: at 8 and 12, before their validation."""
 

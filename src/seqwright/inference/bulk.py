@@ -55,14 +55,18 @@ def translate_file(
         console: a terminal to show progress on.
 
     Raises:
-        ClientError: a file cannot be read or written, or is damaged; or `resume` cannot tell where to go on, or finds
-            what was made with another model or other options.
+        ClientError: a file cannot be read or written, or is damaged; the output is the input; or `resume` cannot tell
+            where to go on, or finds what was made with another model or other options.
     """
     if resume and (source is None or target is None):
         raise ClientError("--resume goes on with an output file: name the input and the output")
     has_line_each = nbest == 1 or as_json
     if resume and not has_line_each:
         raise ClientError("--resume with --nbest needs --format json, which has one line a sequence")
+    if source and target:
+        for path in (target, *_beside(target)):
+            if path.is_file() and source.exists() and path.samefile(source):
+                raise ClientError(f"{source} would be written over: name another output than {target}")
     with contextlib.ExitStack() as stack:
         options = {"format": "json" if as_json else "text", "beam_size": beam_size, "nbest": nbest}
         made_with = {"model": translator.trained.digest(), **options} if target else {}
@@ -128,7 +132,7 @@ def _writer(
         with explained(f"cannot write {target}"), target.open("w", encoding="utf-8", newline="\n") as stream:
             yield stream, 0
         return
-    partial, about = (target.with_name(target.name + ending) for ending in (".partial", ".partial.json"))
+    partial, about = _beside(target)
     lock = target.with_name(f".{target.name}.lock")
     refusal = f"another process is writing {target}: let it end, or name another file"
     with locked(lock, refusal), explained(f"cannot write {target}"):
@@ -152,6 +156,11 @@ def _writer(
             if not _size(partial):
                 partial.unlink(missing_ok=True)
                 about.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> tuple[Path, Path]:
+    """Where an output grows, and what says what it is made with."""
+    return target.with_name(target.name + ".partial"), target.with_name(target.name + ".partial.json")
 
 
 def _require_same(made_with: Mapping[str, object], about: Path, partial: Path) -> None:

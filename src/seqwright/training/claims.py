@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,9 @@ MAY_CHANGE = frozenset(
 
 RUN = "run.json"
 """The file beside the checkpoints that says whose they are, from before the first of them."""
+
+TENSORBOARD, CORPUS = "tensorboard", "corpus"
+"""The folders beside the checkpoints that hold event files and, unless told otherwise, the decoded channels."""
 
 BEST = "best"
 """The folder beside the checkpoints that holds a copy of the best model, in case the output is lost between runs."""
@@ -84,12 +87,19 @@ def _flat(stored: object) -> Mapping[str, object]:
 
 
 @contextlib.contextmanager
-def held(checkpoints: Path, output: Path) -> Iterator[None]:
+def held(checkpoints: Path, output: Path, channels: Sequence[Path]) -> Iterator[None]:
     """Keep other runs out of the folders of one, of which the first is made if need be.
 
+    Args:
+        checkpoints: its checkpoints.
+        output: its model folder.
+        channels: the folders of its data.
+
     Raises:
-        ClientError: another run writes to them, or the model folder holds something though no run has begun.
+        ClientError: another run writes to them, they are in each other's way or in that of the data, or the model
+            folder holds something though no run has begun.
     """
+    _require_apart(checkpoints, output, channels)
     if not has_begun(checkpoints):
         require_absent(output)  # said before the channels are read, which may take long
     model = Path(os.path.realpath(output))
@@ -98,6 +108,24 @@ def held(checkpoints: Path, output: Path) -> Iterator[None]:
             refusal = f"another run is writing to {folder}: let it end, or name other folders"
             stack.enter_context(locked(lock, refusal))
         yield
+
+
+def _require_apart(checkpoints: Path, output: Path, channels: Sequence[Path]) -> None:
+    """Check that neither folder that is written is where the other, or the data, has its files; links are followed."""
+    state, model, *data = (Path(os.path.realpath(path)) for path in (checkpoints, output, *channels))
+    if state.is_relative_to(model):
+        raise ClientError(f"checkpoints cannot be in the model folder {output}: name a --checkpoints folder outside it")
+    if model.is_relative_to(state) and _is_taken(model.relative_to(state).parts[0]):
+        raise ClientError(f"{output} is where {checkpoints} has files of its own: name another --output")
+    for option, written, folder in (("--checkpoints", state, checkpoints), ("--output", model, output)):
+        for channel in data:
+            if written in (channel, channel.parent) or written.is_relative_to(channel):
+                raise ClientError(f"{folder} is a folder of the training data: name another {option}")
+
+
+def _is_taken(name: str) -> bool:
+    """Whether a run uses this name beside its checkpoints."""
+    return name in (BEST, RUN, TENSORBOARD, CORPUS) or name.startswith((PREFIX, "."))
 
 
 def claim(checkpoints: Path, output: Path, identity: Identity, trained: TrainedModel) -> None:
@@ -116,7 +144,10 @@ def claim(checkpoints: Path, output: Path, identity: Identity, trained: TrainedM
     path = checkpoints / RUN
     is_ours = path.exists()
     if is_ours:
-        identity.require(read_json_object(path), checkpoints)
+        stored = read_json_object(path)
+        if not stored.keys() >= {field.name for field in dataclasses.fields(Identity)}:
+            raise ClientError(f"{path} is not of a run of seqwright: name another --checkpoints folder")
+        identity.require(stored, checkpoints)
     elif has_begun(checkpoints):
         raise ClientError(f"{checkpoints} holds something, but no {RUN}: it is not of a run of seqwright; name another")
     else:

@@ -24,7 +24,7 @@ from seqwright.interrupts import StopRequested
 from seqwright.models.seq2seq import build_model, initialize_model
 from seqwright.training.best_model import BestModelWriter, restore_best
 from seqwright.training.checkpoints import CheckpointStore
-from seqwright.training.claims import MAY_CHANGE, Identity, claim, held
+from seqwright.training.claims import CORPUS, MAY_CHANGE, TENSORBOARD, Identity, claim, held
 from seqwright.training.launch import Hosts, run_processes
 from seqwright.training.monitors import LogLines, PlainProgress, ProgressBar, TensorBoard
 from seqwright.training.optimizers import build_optimizer
@@ -199,7 +199,8 @@ def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console:
             f"batch_size={settings.batch_size} cannot be divided over {group.size} processes: it is the size of the "
             "whole batch; make it larger, or the processes fewer"
         )
-    with held(run.checkpoints, run.output) if group.leads else contextlib.nullcontext():
+    channels = dataclasses.astuple(run.channels)
+    with held(run.checkpoints, run.output, channels) if group.leads else contextlib.nullcontext():
         return _train_settled(run, group, origin, settings, stop_requested, console)
 
 
@@ -218,7 +219,7 @@ def _train_settled(
     for is_my_turn in group.take_turns():  # the first of a host to read a channel leaves it decoded for the others
         if is_my_turn:
             with contextlib.suppress(StopRequested):
-                cache = run.cache or run.checkpoints / "corpus"
+                cache = run.cache or run.checkpoints / CORPUS
                 data = _read(run.channels, settings, run.seed, origin.source_eos, cache, stop_requested)
     [gave_up] = group.sum(data is None)
     if data is None or gave_up:
@@ -268,7 +269,7 @@ def _train_settled(
             watching = [
                 BestModelWriter(run.checkpoints, run.output, trained),
                 store,
-                TensorBoard(run.checkpoints / "tensorboard"),
+                TensorBoard(run.checkpoints / TENSORBOARD),
                 LogLines(run.host),
                 *run.monitors,
             ]
