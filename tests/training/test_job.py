@@ -409,6 +409,21 @@ def test_an_interrupted_run_leaves_a_model_and_goes_on_as_if_it_had_not_stopped(
     assert_same_weights(tmp_path / "straight", tmp_path / "model")
 
 
+def test_a_run_that_is_stopped_before_its_first_update_leaves_its_state_and_no_model(
+    channels: Channels, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {**SETTINGS, "max_num_batches": 4}
+    train(channels, tmp_path / "straight", settings, precision="fp32")
+    for _ in range(2):
+        with caplog.at_level(logging.INFO):
+            progress = train(channels, tmp_path / "model", settings, precision="fp32", stop_requested=lambda: True)
+        assert (progress.updates, progress.has_model) == (0, False)
+        assert "there is no model yet" in caplog.messages[-1]
+        assert not (tmp_path / "model").exists()
+    train(channels, tmp_path / "model", settings, precision="fp32")
+    assert_same_weights(tmp_path / "straight", tmp_path / "model")
+
+
 def test_a_stop_in_bleu_ends_the_validation(channels: Channels, tmp_path: Path) -> None:
     settings = {**SETTINGS, "optimized_metric": "bleu", "max_num_batches": 8}
     straight = train(channels, tmp_path / "straight", settings, precision="fp32")

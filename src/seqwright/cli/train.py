@@ -105,7 +105,7 @@ def train_command(
     print(
         json.dumps(
             {
-                "model": shown(output),
+                "model": shown(output) if progress.has_model else None,
                 "updates": progress.updates,
                 "epoch": progress.epoch,
                 "best": progress.best,

@@ -40,7 +40,7 @@ def run_training(
         set_up: as in `seqwright.train`.
         timeout: seconds that hosts wait for each other.
         stop_requested: asked all the time; once it says yes, as it should at SIGTERM, the update at hand is finished,
-            state and best model are in place, and the job ends well.
+            state and best model are in place, and the job ends well; before the first update there is no model.
 
     Returns:
         The exit status: 0 for success; otherwise `output/failure` says why, `ClientError: …` where the user can mend
@@ -76,7 +76,7 @@ def _train(paths: Paths, stop_requested: Callable[[], bool], set_up: SetUp | Non
             stop_requested=stop_requested,
             set_up=set_up,
         )
-    if progress.updates:
+    if progress.has_model:
         logger.info("the model of update %d is in %s", progress.kept, paths.model)
 
 

@@ -38,7 +38,7 @@ class BestModelWriter(Monitor):
 
     def on_end(self, progress: Progress, reason: str) -> None:
         """Leave a model even where none was validated, or none had a finite score."""
-        if progress.best is None:
+        if progress.best is None and progress.has_model:
             self._save(progress, {})
 
     def _save(self, progress: Progress, scores: Mapping[str, float]) -> None:

@@ -48,12 +48,10 @@ class LogLines(Monitor):
 
     def on_end(self, progress: Progress, reason: str) -> None:
         """Say why training ended."""
-        logger.info(
-            "training ended after update %d: %s; %s",
-            progress.updates,
-            reason,
-            "no model was scored: the last is kept" if progress.best is None else f"best at update {progress.kept}",
-        )
+        outcome = f"best at update {progress.kept}"
+        if progress.best is None:
+            outcome = "no model was scored: the last is kept" if progress.has_model else "there is no model yet"
+        logger.info("training ended after update %d: %s; %s", progress.updates, reason, outcome)
 
 
 class Speed:

@@ -35,6 +35,11 @@ class Progress:
     skipped_in_a_row: int = 0
 
     @property
+    def has_model(self) -> bool:
+        """Whether the run has a model to leave: not before an update has changed what training began with."""
+        return self.best is not None or self.updates > self.skipped
+
+    @property
     def kept(self) -> int:
         """Updates of the model that a run leaves: the best, or the last where none has a finite score."""
         return self.updates if self.best is None else self.best_updates
