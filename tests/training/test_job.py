@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from seqwright import locks
 from seqwright.artifacts import load_model
 from seqwright.errors import ClientError
+from seqwright.inference.evaluation import evaluate
+from seqwright.inference.translator import Translator
 from seqwright.training.checkpoints import FORMAT_VERSION
 from seqwright.training.job import Channels, train
 from seqwright.training.launch import Hosts
@@ -249,6 +251,13 @@ def test_bleu_is_computed_when_it_is_optimized(channels: Channels, tmp_path: Pat
     progress = train(channels, tmp_path / "model", settings, precision="fp32")
     assert progress.best is not None
     assert json.loads((tmp_path / "model" / "metrics.json").read_text())["bleu"] == progress.best
+
+
+def test_bleu_is_against_whole_references_as_in_evaluate(channels: Channels, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "max_seq_len_target": 5, "max_num_batches": 300, "checkpoint_frequency_num_batches": 300}
+    score = train(channels, tmp_path / "model", {**settings, "optimized_metric": "bleu"}, precision="fp32").best
+    translator = Translator.load(tmp_path / "model", "cpu", "fp32")
+    assert score == evaluate(translator, tmp_path / "val.src", tmp_path / "val.trg")["bleu"]
 
 
 def test_bf16_trains_with_fp32_master_weights(channels: Channels, tmp_path: Path) -> None:

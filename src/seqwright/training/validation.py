@@ -67,7 +67,7 @@ def sample_bleu(
     group: Group,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """BLEU of beam-search translations of the first `size` pairs of `corpus`; of all of them if -1.
+    """BLEU of beam-search translations of the first `size` pairs of `corpus`, references whole; of all of them if -1.
 
     None where one of the group's processes was asked to stop; not a number where the model gives no finite
     probabilities.
@@ -86,6 +86,6 @@ def sample_bleu(
         return math.nan
     shares = [json.loads(share) for share in group.gather(json.dumps([each.ids for each in mine]).encode())]
     found = [shares[i % group.size][i // group.size] for i in range(count)]
-    words, limit = trained.target_vocabulary.words, trained.settings.max_seq_len_target
-    references = [words(corpus.target[i][:limit].tolist()) for i in range(count)]
+    words = trained.target_vocabulary.words
+    references = [words(corpus.target[i].tolist()) for i in range(count)]
     return bleu([words(ids) for ids in found], references).value
