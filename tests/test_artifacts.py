@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from seqwright.artifacts import FILES, MAX_MEMBERS, TrainedModel, load_model, names_in, save_model
+from seqwright.archives import MAX_MEMBERS, names_in
+from seqwright.artifacts import FILES, TrainedModel, load_model, save_model
 from seqwright.errors import ClientError
 
 Maker = Callable[..., TrainedModel]
@@ -172,8 +173,9 @@ def test_a_changed_byte_in_an_archive_is_noticed(saved: Path, tmp_path: Path) ->
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ClientError, match=r"model\.tar\.gz is not a readable model\.tar\.gz"):
-        load_model(path)
+    for read in (load_model, names_in):
+        with pytest.raises(ClientError, match=r"model\.tar\.gz is not a readable model\.tar\.gz"):
+            read(path)
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])

@@ -9,10 +9,8 @@ import json
 import os
 import re
 import shutil
-import tarfile
 import tempfile
-import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from seqwright.archives import unpack
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
 from seqwright.files import explained, new_folder, read_json_object, remove_leftovers, replacing, writing
@@ -36,13 +35,6 @@ FILES = (WEIGHTS, SOURCE_VOCABULARY, TARGET_VOCABULARY, METRICS, CONFIG)
 
 DIGEST = "sha256"
 """The name of the tensors' digest in the metadata of the weights; files of other programs have none."""
-
-MAX_UNPACKED_BYTES = 32 << 30
-MAX_MEMBERS = 10_000
-"""Files and folders of an archive that may be a model."""
-
-MAX_HEADER_BYTES = 1 << 20
-"""What an extended header of an archive may take, which holds a long name above all."""
 
 
 class LengthRatio(BaseModel):
@@ -318,95 +310,6 @@ def _fill(model: Seq2Seq, path: Path, origin: str, device: torch.device | None) 
     if problems:
         raise ClientError(f"{origin} does not fit {CONFIG}: it has {'; '.join(sorted(problems)[:5])}")
     model.load_state_dict(tensors, assign=True)
-
-
-def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> None:
-    """Copy chosen files, and no others, out of a tar archive.
-
-    No path of the archive is followed: a file takes the plain name that `wanted` gives it, and a link is kept only
-    where it stands for another chosen file of the archive.
-
-    Args:
-        archive: the archive, compressed or not.
-        folder: where the files go.
-        wanted: the name that the file at a path of the archive takes in `folder`; None leaves it out.
-
-    Raises:
-        ClientError: the archive is damaged, has more than `MAX_MEMBERS`, or unpacks to more than `MAX_UNPACKED_BYTES`,
-            or two of its files take the same name.
-    """
-    remaining = MAX_UNPACKED_BYTES
-    paths: dict[str, str] = {}
-    links: dict[str, str] = {}
-    try:
-        with tarfile.open(archive, tarinfo=_Member) as tar:
-            for member in _members(tar):
-                name = wanted(member.name.removeprefix("./"))
-                if name is None:
-                    continue
-                if (member.issym() or member.islnk()) and (target := wanted(member.linkname.removeprefix("./"))):
-                    links[name] = target
-                content = tar.extractfile(member) if member.isfile() else None
-                if content is None:
-                    continue
-                if paths.setdefault(name, member.name) != member.name:
-                    raise ClientError(f"{archive} holds two files for {name}: {paths[name]} and {member.name}")
-                remaining -= member.size
-                if remaining < 0:
-                    raise ClientError(f"{archive} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB: not a model")
-                with (folder / name).open("wb") as stream, content:
-                    while chunk := content.read(1 << 20):
-                        stream.write(chunk)
-            while tar.fileobj is not None and tar.fileobj.read(1 << 20):
-                pass  # to the end of a compressed archive, where its checksum is held against what was read
-        for name in links.keys() - paths.keys():
-            if links[name] in paths:
-                (folder / name).symlink_to(links[name])
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
-        reason = "it is not a tar archive" if "\n" in str(error) else str(error)  # tarfile lists all that it tried
-        raise ClientError(f"{archive} is not a readable model.tar.gz: {reason}") from error
-
-
-def names_in(archive: Path) -> list[str]:
-    """The names of what a tar archive holds, `./` aside.
-
-    Raises:
-        ClientError: as `unpack`.
-    """
-    names: list[str] = []
-
-    def note(name: str) -> None:
-        names.append(name)
-
-    unpack(archive, archive.parent, note)
-    return names
-
-
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """What an archive holds, up to a number that no model has."""
-    for number, member in enumerate(tar, start=1):
-        if number > MAX_MEMBERS:
-            raise ValueError(f"it has more than {MAX_MEMBERS:,} members")
-        yield member
-
-
-class _Member(tarfile.TarInfo):
-    """A member of an archive whose name is not longer than any path: `tarfile` reads extended headers at once."""
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-        if self.type in _EXTENDED and self.size > MAX_HEADER_BYTES:
-            raise ValueError(f"an extended header of {self.size:,} bytes")
-        found: tarfile.TarInfo | None = super()._proc_member(tar)  # type: ignore[misc]
-        return found
-
-
-_EXTENDED = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from seqwright.artifacts import MAX_UNPACKED_BYTES, TrainedModel, save_model, unpack
+from seqwright.archives import MAX_UNPACKED_BYTES, unpack
+from seqwright.artifacts import TrainedModel, save_model
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
 from seqwright.files import explained, require_absent

@@ -5,7 +5,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from seqwright.artifacts import CONFIG, names_in
+from seqwright.archives import names_in
+from seqwright.artifacts import CONFIG
 from seqwright.errors import ClientError
 from seqwright.importers.sockeye import import_sockeye
 
