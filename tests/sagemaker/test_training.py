@@ -194,6 +194,17 @@ def test_sigterm_in_mid_training_leaves_a_usable_model_and_exits_0(frequency: in
     Translator.load(root / "model").translate(["a b c"])
 
 
+def test_a_job_that_is_stopped_as_soon_as_it_starts_again_leaves_its_best_model(tmp_path: Path) -> None:
+    root = make_root(tmp_path)
+    (root / "checkpoints").mkdir()
+    assert run_training(root) == 0
+    before = (root / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(root / "model")
+    (root / "model").mkdir()
+    assert run_training(root, stop_requested=lambda: True) == 0
+    assert (root / "model" / "model.safetensors").read_bytes() == before
+
+
 def test_a_stop_before_anything_was_trained_leaves_no_model_and_is_no_failure(tmp_path: Path) -> None:
     root = make_root(tmp_path)
     assert run_training(root, stop_requested=lambda: True) == 0

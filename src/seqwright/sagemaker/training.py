@@ -10,6 +10,7 @@ from pathlib import Path
 from seqwright.errors import AlgorithmError, ClientError, SeqwrightError
 from seqwright.sagemaker.contract import Job, Paths, read_job, write_failure
 from seqwright.sagemaker.models import usable_model
+from seqwright.training.best_model import bring_best
 from seqwright.training.job import Channels, SetUp, train
 from seqwright.training.launch import Hosts
 from seqwright.training.parallel import TIMEOUT
@@ -78,6 +79,8 @@ def _train(paths: Paths, stop_requested: Callable[[], bool], set_up: SetUp | Non
         )
     if progress.has_model:
         logger.info("the model of update %d is in %s", progress.kept, paths.model)
+    elif job.host == job.hosts[0] and bring_best(paths.checkpoints, paths.model):
+        logger.info("the best model so far is in %s", paths.model)
 
 
 def _hosts(job: Job, timeout: float) -> Hosts:

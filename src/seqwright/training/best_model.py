@@ -79,6 +79,22 @@ def restore_best(checkpoints: Path, output: Path, trained: TrainedModel, progres
             copy_model(whole[0], folder)
 
 
+def bring_best(checkpoints: Path, output: Path) -> bool:
+    """Copy the best model of an earlier run to `output` for a run that was stopped before it knew what it is.
+
+    Args:
+        checkpoints: the folder of the checkpoints.
+        output: the model folder.
+
+    Returns:
+        Whether there was a whole one, and none in `output`.
+    """
+    if (output / CONFIG).exists() or _what_is_wrong(checkpoints / BEST):
+        return False
+    copy_model(checkpoints / BEST, output)
+    return True
+
+
 def _remake(checkpoints: Path, trained: TrainedModel, progress: Progress) -> bool:
     """Write the best model anew from its checkpoint; False where that is not there."""
     found = read_model(checkpoints, progress.best_updates)
