@@ -23,6 +23,7 @@ from seqwright.serving.app import create_app
 from seqwright.serving.direct import DirectProtocol
 from seqwright.serving.limits import Limits
 from seqwright.serving.searcher import ThreadSearcher
+from seqwright.serving.server import EndpointServer
 from tests.conftest import SMALL, vocabulary
 
 Serve = Callable[..., contextlib.AbstractContextManager[str]]
@@ -57,7 +58,7 @@ def running(
         config = uvicorn.Config(
             app, http=http, log_config=None, timeout_graceful_shutdown=10, timeout_keep_alive=keep_alive
         )
-        server = uvicorn.Server(config)
+        server = EndpointServer(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -23,8 +22,8 @@ from seqwright.inference.translator import Translation
 from seqwright.serving.batcher import Batcher
 from seqwright.serving.bodies import BodyReader, UnreadResponse
 from seqwright.serving.codecs import Instance, decode, encode
-from seqwright.serving.direct import as_bytes
-from seqwright.serving.errors import RequestError, queue_full
+from seqwright.serving.connections import as_bytes
+from seqwright.serving.errors import RequestError, as_json, queue_full, shutting_down
 from seqwright.serving.limits import MAX_BODY_BYTES, Limits
 from seqwright.serving.metrics import CONTENT_TYPE, Metrics
 from seqwright.serving.negotiation import negotiated
@@ -47,10 +46,37 @@ _MOST_NAMED = 100
 """Truncated instances that the header names; more than any proxy's limit on headers would lose the answer."""
 
 
-class _Application(FastAPI):
-    """FastAPI with our own schemas in its document, and a short way to the routes that carry the load."""
+class Application(FastAPI):
+    """FastAPI with our own schemas in its document, and a short way to the routes that carry the load.
+
+    Args:
+        endpoint: who answers.
+    """
 
     busy_routes: Sequence[tuple[Route, "_Invocations"]] = ()
+
+    def __init__(self, endpoint: "_Endpoint") -> None:
+        @contextlib.asynccontextmanager
+        async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+            endpoint.batcher.start()
+            yield
+            await endpoint.batcher.close()
+
+        super().__init__(
+            title="seqwright",
+            version=version("seqwright"),
+            description="Translates token sequences: one endpoint of the formats of Amazon SageMaker's Seq2Seq.",
+            lifespan=lifespan,
+        )
+        self._endpoint = endpoint
+
+    def stop(self) -> None:
+        """Say from now on that it ends, and still answer what comes."""
+        self._endpoint.is_stopping = True
+
+    def give_up(self) -> None:
+        """Answer every request that waits for translations, and all that come, with 503."""
+        self._endpoint.give_up()
 
     def answering(self, url: bytes) -> "_Invocations | None":
         """As `direct.Application.answering`."""
@@ -58,11 +84,12 @@ class _Application(FastAPI):
         return next((invocations for route, invocations in self.busy_routes if route.path_regex.match(path)), None)
 
     def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
         self.openapi_schema = self.openapi_schema or describe(self)
         return self.openapi_schema
 
 
-def create_app(searchers: Sequence[Searcher], limits: Limits | None = None) -> FastAPI:
+def create_app(searchers: Sequence[Searcher], limits: Limits | None = None) -> Application:
     """The endpoint that serves one model.
 
     It searches as long as the application's lifespan; at its end the requests accepted are finished.
@@ -73,29 +100,17 @@ def create_app(searchers: Sequence[Searcher], limits: Limits | None = None) -> F
         limits: how much to take on; the defaults if not given.
     """
     endpoint = _Endpoint(searchers, limits or Limits())
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        endpoint.batcher.start()
-        yield
-        await endpoint.batcher.close()
-
-    app = _Application(
-        title="seqwright",
-        version=version("seqwright"),
-        description="Translates token sequences: one endpoint of the formats of Amazon SageMaker's Seq2Seq.",
-        lifespan=lifespan,
-    )
+    app = Application(endpoint)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _internal_error)
     _add_routes(app, endpoint)
     return app
 
 
-def _add_routes(app: _Application, endpoint: "_Endpoint") -> None:
+def _add_routes(app: Application, endpoint: "_Endpoint") -> None:
     async def ping() -> Response:
         """Whether the endpoint is ready: 200, or 503."""
-        ready = endpoint.batcher.ready
+        ready = endpoint.batcher.ready and not endpoint.is_stopping
         return JSONResponse({"status": "ready" if ready else "stopping"}, 200 if ready else 503)
 
     async def execution_parameters() -> dict[str, int | str]:
@@ -178,6 +193,15 @@ class _Endpoint:
         self._bodies = BodyReader(limits)
         self._vocabulary = searchers[0].source_vocabulary
         self._max_length = searchers[0].settings.max_seq_len_source
+        self._tickets: set[Ticket] = set()
+        self._has_given_up = False
+        self.is_stopping = False
+
+    def give_up(self) -> None:
+        """As `Application.give_up`."""
+        self._has_given_up = True
+        for ticket in list(self._tickets):
+            ticket.fail(shutting_down())
 
     async def answer(self, request: Request, refuse: Callable[[RequestError], Response]) -> Response:
         """Translate, or say why not; raises nothing.
@@ -191,7 +215,7 @@ class _Endpoint:
             sent, accepted = _formats(request.headers)
             body = await self._bodies.read(request)
             asked = await _aside(len(body) >= _LARGE_BODY, lambda: self._read(body, sent, accepted, started))
-            ticket = self.batcher.submit(asked.instances, started)
+            ticket = self._submit(asked)
             translations = await _wait(ticket, request.receive)
             response = await _aside(_is_large(asked), lambda: self._write(asked, translations))
         except asyncio.CancelledError:
@@ -228,7 +252,7 @@ class _Endpoint:
 
         try:
             asked = self._read(body, *_formats(headers), started)
-            ticket = self.batcher.submit(asked.instances, started)
+            ticket = self._submit(asked)
         except Exception as error:
             end(_failure(error, refuse))
             return lambda: None
@@ -250,6 +274,15 @@ class _Endpoint:
 
         ticket.translations.add_done_callback(finish)
         return ticket.leave
+
+    def _submit(self, asked: _Asked) -> Ticket:
+        """Have it translated; raises `RequestError` where it cannot be now."""
+        if self._has_given_up:
+            raise shutting_down()
+        ticket = self.batcher.submit(asked.instances, asked.started)
+        self._tickets.add(ticket)
+        ticket.translations.add_done_callback(lambda _: self._tickets.discard(ticket))
+        return ticket
 
     def _read(self, body: bytes, sent: str, accepted: str, started: float) -> _Asked:
         """The request that a body makes; raises `RequestError`."""
@@ -315,9 +348,8 @@ def _truncated(instances: Sequence[Instance]) -> dict[str, str]:
 
 
 def _error_response(error: RequestError, **more: str) -> Response:
-    body = {"error": {"code": error.code, "message": error.message, "instance": error.instance}, **more}
     kind = UnreadResponse if error.headers.get("Connection") == "close" else Response
-    return kind(json.dumps(body), error.status, error.headers, "application/json")
+    return kind(as_json(error, **more), error.status, error.headers, "application/json")
 
 
 def _platform_error_response(error: RequestError) -> Response:

@@ -21,7 +21,10 @@ from typing import Protocol, cast
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from seqwright.serving.connections import BoundedProtocol, as_bytes
+from seqwright.serving.errors import RequestError
 
 SMALL_BODY = 1 << 13
 """Bytes of the largest body that counts as small: no more than what an open connection takes by itself."""
@@ -54,11 +57,6 @@ _UPGRADE = re.compile(rb"^upgrade:[^\r\n]*\r\n", re.IGNORECASE | re.MULTILINE)
 """The header in which a client offers another protocol."""
 
 
-def as_bytes(response: Response) -> bytes:
-    """A response as it is sent, but for its first line and the headers of every answer."""
-    return b"".join(b"%b: %b\r\n" % header for header in response.raw_headers) + b"\r\n" + bytes(response.body)
-
-
 _UNHEARD = asyncio.Event()
 """What uvicorn sets when a body arrives or a connection is lost; nobody waits for it here."""
 
@@ -71,40 +69,39 @@ class _Exchange:
     headers: Headers
     body: bytearray = field(default_factory=bytearray)
     keep_alive: bool = True
+    response_started: bool = False
     response_complete: bool = False
     disconnected: bool = False
     message_event: asyncio.Event = _UNHEARD
 
 
 _REFUSED = cast(
-    RequestResponseCycle, SimpleNamespace(response_complete=True, disconnected=False, message_event=_UNHEARD)
+    RequestResponseCycle,
+    SimpleNamespace(response_complete=True, response_started=True, disconnected=False, message_event=_UNHEARD),
 )
 """A request that was answered: uvicorn passes over the body that is still to come."""
 
 
-class DirectProtocol(HttpToolsProtocol):
+class DirectProtocol(BoundedProtocol):
     """uvicorn's protocol, but for small POSTs of an `Application`."""
 
     _incoming: _Exchange | None = None
     """What has its headers, and not yet all of its body."""
     _hand_over_timer: asyncio.TimerHandle | None = None
-    _in_headers: bool = True
     _leave: Callable[[], None] | None = None
     """To call when the client goes away."""
 
     def data_received(self, data: bytes) -> None:
         """Parse, and give a body that is late a moment."""
-        if self._in_headers and b"pgrade" in data:
+        if not self.is_in_body and b"pgrade" in data:
             head, end, rest = data.partition(b"\r\n\r\n")
             data = _UPGRADE.sub(b"", head + end[:2]) + end[2:] + rest
         super().data_received(data)
         if self._incoming and not self._hand_over_timer:
             self._hand_over_timer = self.loop.call_later(_PATIENCE, self._hand_over)
 
-    def on_headers_complete(self) -> None:
+    def begin_request(self) -> None:
         """Refuse a request, take it in, or leave it to uvicorn."""
-        self._in_headers = False
-        self._unset_keepalive_if_required()  # the answer to one before it in the same bytes has set it
         answering = cast(Application, self.config.app).answering(self.url) if self._is_plain() else None
         if answering and (refusal := answering.refusal()):
             self.cycle = _REFUSED
@@ -116,7 +113,7 @@ class DirectProtocol(HttpToolsProtocol):
             self._incoming = _Exchange(answering, headers)
             self.cycle = cast(RequestResponseCycle, self._incoming)
         else:
-            super().on_headers_complete()
+            super().begin_request()
 
     def on_body(self, body: bytes) -> None:
         """Take in a part of the body."""
@@ -125,12 +122,8 @@ class DirectProtocol(HttpToolsProtocol):
         else:
             super().on_body(body)
 
-    def on_message_complete(self) -> None:
+    def end_request(self) -> None:
         """Begin to answer."""
-        self._in_headers = True
-        if self.cycle is _REFUSED and not self.timeout_keep_alive_task:  # its body came after the answer
-            wait, end = self.timeout_keep_alive, self.timeout_keep_alive_handler
-            self.timeout_keep_alive_task = self.loop.call_later(wait, end)
         if self._incoming:
             exchange = self._taken()
             if refusal := exchange.answering.refusal():  # for others that came with it and before it
@@ -139,7 +132,7 @@ class DirectProtocol(HttpToolsProtocol):
                 done = partial(self._answer, exchange)
                 self._leave = exchange.answering.begin(exchange.headers, bytes(exchange.body), done)
         else:
-            super().on_message_complete()
+            super().end_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Compute nothing more for it."""
@@ -149,6 +142,12 @@ class DirectProtocol(HttpToolsProtocol):
             self._leave()
         super().connection_lost(exc)
 
+    def refuse(self, fault: RequestError) -> None:
+        """Take in nothing more."""
+        if self._incoming:
+            self._taken()
+        super().refuse(fault)
+
     def _is_plain(self) -> bool:
         """Whether the headers are those of a POST on a connection that stays, with no other before it."""
         return (
@@ -157,6 +156,7 @@ class DirectProtocol(HttpToolsProtocol):
             and self.parser.should_keep_alive()
             and not self.expect_100_continue
             and not self.flow.write_paused
+            and not self.is_stopping
             and (self.cycle is None or self.cycle.response_complete)
         )
 
@@ -173,7 +173,7 @@ class DirectProtocol(HttpToolsProtocol):
         """Have uvicorn wait for the rest of a request."""
         exchange = self._taken()
         self.cycle.response_complete = True
-        super().on_headers_complete()
+        super().begin_request()
         self.cycle.keep_alive = exchange.keep_alive
         super().on_body(bytes(exchange.body))
 
@@ -189,8 +189,7 @@ class DirectProtocol(HttpToolsProtocol):
 
     def _write(self, status: int, rest: bytes, keep_alive: bool = True) -> None:
         """Send an answer in one piece, and do with the connection what uvicorn does after any other."""
-        common = b"".join(b"%b: %b\r\n" % header for header in self.server_state.default_headers)
-        self.transport.write(STATUS_LINE[status] + common + (b"" if keep_alive else b"connection: close\r\n") + rest)
+        self.send(status, rest, keep_alive)
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -1,5 +1,6 @@
 """What a client of the endpoint did wrong, or why the endpoint will not answer now."""
 
+import json
 from collections.abc import Mapping
 
 from seqwright.errors import ClientError
@@ -46,6 +47,17 @@ def queue_full() -> RequestError:
 def unavailable(code: str, message: str) -> RequestError:
     """A request that may be answered later: status 503, with the seconds to wait."""
     return RequestError(503, code, message, headers={"Retry-After": "1"})
+
+
+def shutting_down() -> RequestError:
+    """The refusal of an endpoint that ends."""
+    return unavailable("shutting_down", "the endpoint is shutting down: try another or try again")
+
+
+def as_json(error: RequestError, **more: str) -> bytes:
+    """The body that every error has, and what `more` adds to it."""
+    detail = {"code": error.code, "message": error.message, "instance": error.instance}
+    return json.dumps({"error": detail, **more}).encode()
 
 
 def late(deadline: float) -> RequestError:

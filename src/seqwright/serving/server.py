@@ -1,19 +1,23 @@
 """The endpoint as a process: a model, a port, and an end that loses no answer."""
 
+import asyncio
 import contextlib
 import gc
 import logging
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
+from types import FrameType
+from typing import cast
 
 import torch
 import uvicorn
 
 from seqwright.devices import choose_device
 from seqwright.files import explained
-from seqwright.serving.app import create_app
+from seqwright.serving.app import Application, create_app
 from seqwright.serving.direct import DirectProtocol
 from seqwright.serving.limits import Limits
 from seqwright.serving.search_process import SearchProcess
@@ -24,7 +28,46 @@ _MOST_WORKERS = 4
 _CONNECTIONS = 2048
 """New connections that wait until they are taken; the kernel may allow fewer."""
 
+_DRAIN_SECONDS = 25.0
+"""How long requests that were accepted may still take after SIGTERM."""
+
+_FAREWELL_SECONDS = 1.0
+"""How long the answers to those that take longer have to reach their clients."""
+
 _LOGGER = logging.getLogger(__name__)
+
+
+class EndpointServer(uvicorn.Server):
+    """uvicorn's server, whose end has a bound.
+
+    Args:
+        config: uvicorn's, with an application that `create_app` made.
+    """
+
+    _is_hurried = False
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what was accepted, but not for longer than `_DRAIN_SECONDS`, nor after a second signal."""
+        drain = asyncio.get_running_loop().create_task(self._drain(cast(Application, self.config.app)))
+        await super().shutdown(sockets)
+        drain.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note a signal: the first begins the end, another ends the patience."""
+        if self.should_exit:
+            self._is_hurried = True
+        else:
+            super().handle_exit(sig, frame)
+
+    async def _drain(self, app: Application) -> None:
+        app.stop()
+        end = time.monotonic() + _DRAIN_SECONDS
+        while time.monotonic() < end and not self._is_hurried:
+            await asyncio.sleep(0.1)
+        app.give_up()
+        await asyncio.sleep(_FAREWELL_SECONDS)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def serve(
@@ -80,10 +123,11 @@ def serve(
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_graceful_shutdown=round(limits.deadline) + 5,
+            ws="none",
+            timeout_graceful_shutdown=round(_DRAIN_SECONDS + 10),
         )
         gc.freeze()  # what is there now stays: to look through it again would stop everything for a tenth of a second
-        server = uvicorn.Server(config)
+        server = EndpointServer(config)
 
         def stop(*_: object) -> None:
             # Before uvicorn listens for it, and after it has drained, when it raises the signal again: a clean end.
