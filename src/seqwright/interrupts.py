@@ -1,8 +1,9 @@
-"""Being asked to stop: SIGTERM (and, from a terminal, Ctrl-C) as a question that a loop can ask."""
+"""Being asked to stop: SIGTERM (and, from a terminal, Ctrl-C) as a question that a loop can ask, or as a clean end."""
 
 import contextlib
 import logging
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -41,3 +42,30 @@ def stop_on_signals(*numbers: signal.Signals) -> Iterator[Callable[[], bool]]:
         yield requested.is_set
     finally:
         restore()
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[Callable[[], None]]:
+    """Let SIGTERM end the process with status 0 while the block runs: it raises `SystemExit` in it.
+
+    Without, it would end with the signal's status; as the first process of a container it would not end at all.
+
+    Yields:
+        What ends the process where the signal has come and what ran then, an import for example, has swallowed it.
+    """
+    asked = False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        sys.exit(0)
+
+    def end_if_asked() -> None:
+        if asked:
+            sys.exit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield end_if_asked
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -1,12 +1,15 @@
 """`seqwright serve` as a process."""
 
 import asyncio
+import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +25,8 @@ from seqwright.serving.limits import Limits
 from seqwright.serving.search_process import _Link
 from seqwright.serving.server import serve
 from tests.serving.conftest import ENDLESS, command
+from tests.serving.test_connections import answers_on, check_error, sending
+from tests.serving.test_direct import post
 
 
 @pytest.fixture
@@ -104,6 +109,75 @@ def test_sigterm_while_it_loads_is_a_clean_end(model: Path) -> None:
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
+
+
+_SIGNALLED_IN_IMPORTS = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "seqwright.serving.server":
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except {}:
+                pass
+from seqwright.cli import main
+sys.meta_path.insert(0, Finder())
+main()
+"""
+
+
+@pytest.mark.parametrize("swallowed", ["ImportError", "BaseException"])
+@pytest.mark.parametrize("arguments", [["serve", "--model", "none"], ["sagemaker", "serve", "--root", "none"]])
+def test_sigterm_while_it_imports_is_a_clean_end(arguments: list[str], swallowed: str) -> None:
+    command = [sys.executable, "-c", _SIGNALLED_IN_IMPORTS.format(swallowed), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_ctrl_c_twice_waits_for_nothing_and_says_no_more_than_that(model: Path) -> None:
+    program = [
+        sys.executable,
+        "-c",
+        "from seqwright.cli import main; main()",
+        "serve",
+        "--model",
+        str(model),
+        "--port",
+        "0",
+    ]
+    with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stderr.readline())
+        assert found is not None
+        instance = {"data": "w5", "configuration": ENDLESS}
+        with sending(found[0], post(json.dumps({"instances": [instance] * 1000}).encode()), pause=0.5) as connection:
+            for _ in range(2):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.5)
+            check_error(answers_on(connection), 503, "shutting_down")
+        assert process.wait(30) == 130
+        assert process.stderr.read() == "interrupted\n"
+
+
+def test_an_address_of_ipv6_has_brackets(model: Path) -> None:
+    with pytest.raises(ClientError, match=r"cannot listen on \[2001:db8::1\]:8080"):
+        serve(model, host="2001:db8::1")
+
+
+def test_a_port_that_another_is_about_to_listen_on_is_the_users_to_change(model: Path) -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        threading.Timer(0.2, other.listen).start()
+        with pytest.raises(ClientError, match=rf"cannot listen on 127\.0\.0\.1:{port}: address already in use"):
+            serve(model, port=port)
+
+
+@pytest.mark.parametrize("host", ["..", "a" * 100])
+def test_a_host_that_cannot_be_one_is_refused(model: Path, host: str) -> None:
+    with pytest.raises(ClientError, match="cannot listen on"):
+        serve(model, host=host)
 
 
 def test_a_bad_model_ends_it(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import typer
 from seqwright.cli.console import set_up_logging
 from seqwright.cli.options import TimeoutOption
 from seqwright.errors import ClientError
-from seqwright.interrupts import stop_on_signals
+from seqwright.interrupts import ended_by_sigterm, stop_on_signals
 
 sagemaker_app = typer.Typer(no_args_is_help=True, help="Train or serve under Amazon SageMaker's container contract.")
 
@@ -35,13 +35,15 @@ def serve_command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
     """Serve the model in ROOT/model, one of the original's engine included, until SIGTERM."""
-    from seqwright.sagemaker.contract import Paths
-    from seqwright.sagemaker.models import usable_model
+    with ended_by_sigterm() as end_if_asked:  # the imports take seconds, in which it may come
+        from seqwright.sagemaker.contract import Paths
+        from seqwright.sagemaker.models import usable_model
 
-    try:
-        from seqwright.serving.server import serve
-    except ModuleNotFoundError as error:
-        raise ClientError(f"{error.name} is not installed: pip install 'seqwright[serve]'") from error
+        try:
+            from seqwright.serving.server import serve
+        except ModuleNotFoundError as error:
+            raise ClientError(f"{error.name} is not installed: pip install 'seqwright[serve]'") from error
+        end_if_asked()
 
-    with usable_model(Paths(root).model) as model:
-        serve(model, host=host, port=port)
+        with usable_model(Paths(root).model) as model:
+            serve(model, host=host, port=port)

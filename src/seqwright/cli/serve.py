@@ -7,6 +7,7 @@ import typer
 from seqwright.cli.console import STDERR
 from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption
 from seqwright.errors import ClientError
+from seqwright.interrupts import ended_by_sigterm
 from seqwright.remote import Staging
 
 
@@ -26,24 +27,26 @@ def serve_command(
     deadline: Annotated[float, typer.Option(help="Seconds in which a request is answered or given up.")] = 55.0,
 ) -> None:
     """Serve a model over HTTP, in the formats of the original's endpoint."""
-    try:
-        from seqwright.serving.limits import Limits
-        from seqwright.serving.server import serve
-    except ModuleNotFoundError as error:
-        raise ClientError(f"{error.name} is not installed: pip install 'seqwright[serve]'") from error
+    with ended_by_sigterm() as end_if_asked:  # the imports take seconds, in which it may come
+        try:
+            from seqwright.serving.limits import Limits
+            from seqwright.serving.server import serve
+        except ModuleNotFoundError as error:
+            raise ClientError(f"{error.name} is not installed: pip install 'seqwright[serve]'") from error
+        end_if_asked()
 
-    serve(
-        Staging(STDERR).read(model),
-        host=host,
-        port=port,
-        device=device,
-        precision=precision,
-        workers=workers,
-        limits=Limits(
-            max_batch=max_batch,
-            max_batch_tokens=max_batch_tokens,
-            max_wait=max_wait_ms / 1000,
-            backlog=backlog,
-            deadline=deadline,
-        ),
-    )
+        serve(
+            Staging(STDERR).read(model),
+            host=host,
+            port=port,
+            device=device,
+            precision=precision,
+            workers=workers,
+            limits=Limits(
+                max_batch=max_batch,
+                max_batch_tokens=max_batch_tokens,
+                max_wait=max_wait_ms / 1000,
+                backlog=backlog,
+                deadline=deadline,
+            ),
+        )

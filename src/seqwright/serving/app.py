@@ -23,7 +23,7 @@ from seqwright.serving.batcher import Batcher
 from seqwright.serving.bodies import BodyReader, UnreadResponse
 from seqwright.serving.codecs import Instance, decode, encode
 from seqwright.serving.connections import as_bytes
-from seqwright.serving.errors import RequestError, as_json, queue_full, shutting_down
+from seqwright.serving.errors import RequestError, as_json, failed, queue_full, shutting_down
 from seqwright.serving.limits import MAX_BODY_BYTES, Limits
 from seqwright.serving.metrics import CONTENT_TYPE, Metrics
 from seqwright.serving.negotiation import negotiated
@@ -368,4 +368,4 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _internal_error(_: Request, error: Exception) -> Response:
-    return _error_response(RequestError(500, "internal", "the endpoint failed; its log says how"))
+    return _error_response(failed())

@@ -7,11 +7,11 @@ import asyncio
 import sys
 from enum import Enum, auto
 
-from httptools import HttpParserCallbackError
+from httptools import HttpParserCallbackError, HttpParserError
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from seqwright.serving.errors import RequestError, as_json, shutting_down
+from seqwright.serving.errors import RequestError, as_json, failed, shutting_down
 from seqwright.serving.limits import MAX_BODY_BYTES
 
 HEAD_BYTES = 1 << 16
@@ -139,8 +139,11 @@ class BoundedProtocol(HttpToolsProtocol):
             found = found.__context__
         if isinstance(found, RequestError):
             self.refuse(found)
+        elif isinstance(found, HttpParserError | UnicodeError):
+            self.refuse(RequestError(400, "malformed_http", f"not a request in HTTP/1.1: {found}"))
         else:
-            self.refuse(RequestError(400, "malformed_http", f"not a request in HTTP/1.1: {found or msg}"))
+            self.logger.error("a request failed", exc_info=found)
+            self.refuse(failed())
 
     def refuse(self, fault: RequestError) -> None:
         """Read nothing more; say why when the requests before it have their answers, and close."""

@@ -54,6 +54,11 @@ def shutting_down() -> RequestError:
     return unavailable("shutting_down", "the endpoint is shutting down: try another or try again")
 
 
+def failed() -> RequestError:
+    """The error of a request that met a fault of ours: status 500."""
+    return RequestError(500, "internal", "the endpoint failed; its log says how")
+
+
 def as_json(error: RequestError, **more: str) -> bytes:
     """The body that every error has, and what `more` adds to it."""
     detail = {"code": error.code, "message": error.message, "instance": error.instance}

@@ -6,7 +6,6 @@ import gc
 import logging
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -16,7 +15,9 @@ import torch
 import uvicorn
 
 from seqwright.devices import choose_device
+from seqwright.errors import ClientError
 from seqwright.files import explained
+from seqwright.interrupts import ended_by_sigterm
 from seqwright.serving.app import Application, create_app
 from seqwright.serving.direct import DirectProtocol
 from seqwright.serving.limits import Limits
@@ -100,18 +101,18 @@ def serve(
     """
     limits = limits or Limits()
     with contextlib.ExitStack() as stack:
-        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # while it loads
-        stack.callback(signal.signal, signal.SIGTERM, before or signal.SIG_DFL)
+        stack.enter_context(ended_by_sigterm())  # while it loads
         count = workers or (1 if choose_device(device).type == "cuda" else min(_MOST_WORKERS, torch.get_num_threads()))
         bound = stack.enter_context(_bind(host, port))
         searchers = [
             stack.enter_context(contextlib.closing(SearchProcess(model, device, precision, count)))
             for _ in range(count)
         ]
-        bound.listen(_CONNECTIONS)
+        with explained(f"cannot listen on {_place(host, port)}"):
+            bound.listen(_CONNECTIONS)
         _LOGGER.info(
-            "serving %s on http://%s:%d (%s, %d %s)",
-            *(model, host, bound.getsockname()[1], searchers[0].device, count),
+            "serving %s on http://%s (%s, %d %s)",
+            *(model, _place(host, bound.getsockname()[1]), searchers[0].device, count),
             "process" if count == 1 else "processes",
         )
         config = uvicorn.Config(
@@ -138,8 +139,12 @@ def serve(
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    with explained(f"cannot listen on {host}:{port}"):
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with explained(f"cannot listen on {_place(host, port)}"):
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except UnicodeError as error:
+            raise ClientError(f"cannot listen on {host!r}: it is no host's name or address") from error
+        family, kind, protocol, _, address = found[0]
         bound = socket.socket(family, kind, protocol)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -148,3 +153,8 @@ def _bind(host: str, port: int) -> socket.socket:
             bound.close()
             raise
         return bound
+
+
+def _place(host: str, port: int) -> str:
+    """A host and port as URLs have them: an address of IPv6 in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
