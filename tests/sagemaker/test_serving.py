@@ -55,9 +55,14 @@ def test_an_archive_is_used_in_place(tmp_path: Path) -> None:
     [
         ({"a.tar.gz": b"", "b.tar.gz": b""}, "holds 2 archives"),
         ({"a.tar.gz": b"no archive"}, "not a readable model.tar.gz"),
-        ({"other": b""}, "model"),
+        (
+            {"other": b""},
+            r"no model at .*: it holds 'other'\. There must be a model's files, config\.json, metrics\.json",
+        ),
+        ({}, r"it is empty\. There must be .*; or those of the original, config, params\.best and the vocab"),
+        ({f"{i}": b"" for i in range(9)}, r"it holds '0', '1', '2', '3', '4', \.\.\.\. There"),
     ],
-    ids=["two archives", "no archive", "something else"],
+    ids=["two archives", "no archive", "something else", "nothing", "much else"],
 )
 def test_a_folder_without_one_model(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
     for name, content in files.items():
@@ -67,5 +72,5 @@ def test_a_folder_without_one_model(files: dict[str, bytes], message: str, tmp_p
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
-    with pytest.raises(ClientError, match="no model at"), usable_model(tmp_path / "none"):
+    with pytest.raises(ClientError, match=r"no model at .*none: it does not exist"), usable_model(tmp_path / "none"):
         pass
