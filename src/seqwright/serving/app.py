@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from seqwright.inference.translator import Translation
+from seqwright.serving import page
 from seqwright.serving.batcher import Batcher
 from seqwright.serving.bodies import BodyReader, UnreadResponse
 from seqwright.serving.codecs import Instance, decode, encode
@@ -67,6 +68,9 @@ class Application(FastAPI):
             version=version("seqwright"),
             description="Translates token sequences: one endpoint of the formats of Amazon SageMaker's Seq2Seq.",
             lifespan=lifespan,
+            redirect_slashes=False,
+            docs_url=None,  # FastAPI's pages are scripts of a third party's server
+            redoc_url=None,
         )
         self._endpoint = endpoint
 
@@ -125,12 +129,17 @@ def _add_routes(app: Application, endpoint: "_Endpoint") -> None:
         """Counters and histograms for Prometheus."""
         return Response(endpoint.metrics.text(), media_type=CONTENT_TYPE)
 
+    async def docs() -> Response:
+        """The OpenAPI document for people."""
+        return HTMLResponse(page.render(app.openapi()), headers=page.HEADERS)
+
     status = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
     says = {"content": {"application/json": {"schema": status}}}
     app.get("/ping", response_model=None, responses={200: says, 503: {"description": "Stopping.", **says}})(ping)
     app.get("/execution-parameters")(execution_parameters)
     text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
     app.get("/metrics", response_model=None, response_class=Response, responses={200: text})(metrics)
+    app.get("/docs", include_in_schema=False)(docs)
     ways = {"/invocations": _error_response, "/endpoints/{name}/invocations": _platform_error_response}
     every = [(path, _Invocations(endpoint, refuse)) for path, refuse in ways.items()]
     app.busy_routes = [(Route(path, invocations, methods=["POST"]), invocations) for path, invocations in every]

@@ -62,6 +62,7 @@ _RESPONSES: dict[str, dict[str, Any]] = {
     "408": _error("The body did not arrive in time."),
     "413": _error("The body is larger than 6 MB."),
     "415": _error("The Content-Type is none of the three formats."),
+    "431": _error("The request's line and headers are larger than 64 KB."),
     "500": _error("The model failed."),
     "503": {
         **_error("The endpoint is at its limit or shutting down."),
