@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ from seqwright.serving.app import create_app
 from seqwright.serving.direct import DirectProtocol
 from seqwright.serving.limits import Limits
 from seqwright.serving.searcher import ThreadSearcher
-from seqwright.serving.server import EndpointServer
+from seqwright.serving.server import EndpointServer, bind
 from tests.conftest import SMALL, vocabulary
 
 Serve = Callable[..., contextlib.AbstractContextManager[str]]
@@ -53,7 +52,7 @@ def running(
     keep_alive: int = 5,
 ) -> Iterator[str]:
     """The URL of an endpoint that serves until the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
+    with bind("127.0.0.1", 0) as listening:
         app = create_app([ThreadSearcher(translator)], limits)
         config = uvicorn.Config(
             app, http=http, log_config=None, timeout_graceful_shutdown=10, timeout_keep_alive=keep_alive

@@ -107,6 +107,25 @@ def test_bad_input_gets_a_4xx_that_says_what_is_wrong(
     assert len(error["message"]) > 10
 
 
+@pytest.mark.parametrize(("encoding", "status"), [("gzip", 415), ("aws-chunked, ZSTD", 415), ("identity", 200)])
+def test_compressed_bodies_are_refused_as_such(encoding: str, status: int, url: str) -> None:
+    response = httpx.post(
+        f"{url}/invocations", json={"instances": [{"data": "w5"}]}, headers={"content-encoding": encoding}
+    )
+    assert response.status_code == status
+    assert ("unsupported_content_encoding" in response.text) == (status == 415)
+
+
+def test_a_message_quotes_little_of_what_was_sent(url: str) -> None:
+    for body in (one(data="w5", configuration={"k" * 100_000: 1}), one(data="w5", configuration={"k" * 5_000: 1})):
+        response = httpx.post(f"{url}/invocations", content=body, headers={"content-type": JSON})
+        assert response.json()["error"]["instance"] == 1
+        assert 1000 < len(response.json()["error"]["message"]) < 1010
+    answer = httpx.post(f"{url}/invocations", json={"instances": [{"data": "w5"}]}, headers={"accept": "x" * 50_000})
+    assert answer.status_code == 406
+    assert len(answer.content) < 1200
+
+
 @pytest.mark.parametrize("accept", ["text/html", "application/json;q=0", "image/*, text/csv"])
 def test_no_format_that_the_client_accepts(accept: str, url: str) -> None:
     response = httpx.post(f"{url}/invocations", json={"instances": [{"data": "w5"}]}, headers={"accept": accept})

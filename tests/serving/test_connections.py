@@ -2,6 +2,7 @@
 
 import json
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -134,6 +135,14 @@ def test_a_body_that_nobody_reads_does_not_keep_a_connection(translator: Transla
     sent = HEAD.replace(b"invocations", b"nothing") + b"Content-Length: 1000000000\r\n\r\n"
     with running(translator, keep_alive=1) as url, sending(url, sent) as connection:
         assert statuses(trickle(connection, b"a")) == [404]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no such bound elsewhere")
+def test_a_client_that_does_not_read_is_given_up(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_UNREAD_SECONDS", 1.0)
+    ask = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2_000
+    with running(translator) as url, sending(url, ask, pause=5) as connection, pytest.raises(ConnectionResetError):
+        answers_on(connection)
 
 
 def test_a_request_has_a_bound_in_all(url: str) -> None:

@@ -81,6 +81,9 @@ LONG = body_of(*["w5 w6 w7"] * 400)
         ("/invocations", {**PLAIN, "Accept": "text/html"}, body_of("w4")),
         ("/invocations", PLAIN, b""),
         ("/nothing", PLAIN, body_of("w4")),
+        ("/%69nvocations", PLAIN, body_of("w4")),
+        ("/endpoints/a%2Fb/invocations", PLAIN, body_of("w4")),
+        ("/invocations", {**PLAIN, "Content-Encoding": "gzip"}, body_of("w4")),
     ],
 )
 def test_the_answer_is_that_of_the_asgi_application(

@@ -27,7 +27,7 @@ from seqwright.serving.connections import as_bytes
 from seqwright.serving.errors import RequestError, as_json, failed, queue_full, shutting_down
 from seqwright.serving.limits import MAX_BODY_BYTES, Limits
 from seqwright.serving.metrics import CONTENT_TYPE, Metrics
-from seqwright.serving.negotiation import negotiated
+from seqwright.serving.negotiation import check_encoding, negotiated
 from seqwright.serving.openapi import describe
 from seqwright.serving.searcher import Searcher
 from seqwright.serving.ticket import Ticket
@@ -84,6 +84,8 @@ class Application(FastAPI):
 
     def answering(self, url: bytes) -> "_Invocations | None":
         """As `direct.Application.answering`."""
+        if b"%" in url:  # it is FastAPI that decodes
+            return None
         path = url.partition(b"?")[0].decode("latin-1")
         return next((invocations for route, invocations in self.busy_routes if route.path_regex.match(path)), None)
 
@@ -311,6 +313,7 @@ class _Endpoint:
 
 def _formats(headers: Headers) -> tuple[str, str]:
     """The formats of a request and of its answer; raises `RequestError`."""
+    check_encoding(headers.get("content-encoding"))
     return negotiated(headers.get("content-type"), ",".join(headers.getlist("accept")))
 
 

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 
 from seqwright.errors import ClientError
 
+_LONGEST_MESSAGE = 1000
+"""Characters of a message from which on it is cut off: it may quote what was sent."""
+
 
 class RequestError(ClientError):
     """A request that gets an error instead of translations.
@@ -26,6 +29,8 @@ class RequestError(ClientError):
         instance: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        if len(message) > _LONGEST_MESSAGE:
+            message = f"{message[:_LONGEST_MESSAGE]}..."
         super().__init__(message)
         self.status = status
         self.code = code

@@ -11,6 +11,7 @@ RECORDIO = "application/x-recordio-protobuf"
 FORMATS = (JSON, JSON_LINES, RECORDIO)
 
 _QUALITY = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
+_COMPRESSIONS = frozenset({"br", "compress", "deflate", "dcb", "dcz", "gzip", "x-compress", "x-gzip", "zstd"})
 _OFFERS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 
@@ -23,6 +24,18 @@ def negotiated(content_type: str | None, accept: str | None) -> tuple[str, str]:
     """
     sent = request_format(content_type)
     return sent, response_format(accept, sent)
+
+
+def check_encoding(content_encoding: str | None) -> None:
+    """Check that a Content-Encoding header names no compression; other words in it are passed over.
+
+    Raises:
+        RequestError: 415 where it does.
+    """
+    if content_encoding and (found := _COMPRESSIONS & {part.strip().lower() for part in content_encoding.split(",")}):
+        raise RequestError(
+            415, "unsupported_content_encoding", f"cannot read {', '.join(sorted(found))}: send the body as it is"
+        )
 
 
 def request_format(content_type: str | None) -> str:

@@ -6,6 +6,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,9 @@ _MOST_WORKERS = 4
 
 _CONNECTIONS = 2048
 """New connections that wait until they are taken; the kernel may allow fewer."""
+
+_UNREAD_SECONDS = 60.0
+"""How long an answer may wait for a client that does not read; Linux alone knows such a bound."""
 
 _DRAIN_SECONDS = 25.0
 """How long requests that were accepted may still take after SIGTERM."""
@@ -103,7 +107,7 @@ def serve(
     with contextlib.ExitStack() as stack:
         stack.enter_context(ended_by_sigterm())  # while it loads
         count = workers or (1 if choose_device(device).type == "cuda" else min(_MOST_WORKERS, torch.get_num_threads()))
-        bound = stack.enter_context(_bind(host, port))
+        bound = stack.enter_context(bind(host, port))
         searchers = [
             stack.enter_context(contextlib.closing(SearchProcess(model, device, precision, count)))
             for _ in range(count)
@@ -138,7 +142,12 @@ def serve(
         server.run(sockets=[bound])
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A socket with an address, on which nothing listens yet.
+
+    Raises:
+        ClientError: the address is not to be had.
+    """
     with explained(f"cannot listen on {_place(host, port)}"):
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -148,6 +157,8 @@ def _bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sys.platform == "linux":
+                bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(_UNREAD_SECONDS * 1000))
             bound.bind(address)
         except OSError:
             bound.close()
