@@ -121,6 +121,18 @@ def test_windows_line_ends_and_blank_lines_at_the_end_are_fine() -> None:
     assert [each.ids for each in found] == [[5], [6]]
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body"), [(JSON, '{"instances": [{"data": "w5"}]}'), (JSON_LINES, '{"source": "w5"}\n')]
+)
+def test_a_byte_order_mark_is_passed_over(content_type: str, body: str) -> None:
+    marked = body.encode("utf-8-sig")
+    assert decode(marked, content_type, VOCABULARY, MAX_LENGTH) == decode(
+        body.encode(), content_type, VOCABULARY, MAX_LENGTH
+    )
+    with pytest.raises(RequestError, match="Invalid JSON"):
+        decode(b"\xef\xbb\xbf" + marked, content_type, VOCABULARY, MAX_LENGTH)
+
+
 def test_unknown_members_beside_the_known_ones_are_passed_over() -> None:
     body = b'{"id": 7, "instances": [{"data": "w5", "note": [1e999], "data": "w6"}]}'
     assert decode(body, JSON, VOCABULARY, MAX_LENGTH)[0].ids == [6]

@@ -52,6 +52,7 @@ def check_error(answer: bytes, status: int, code: str) -> None:
         b"\x16\x03\x01 nonsense\r\n\r\n",
         b"BREW /pot HTTP/1.1\r\n\r\n",
         b"GET /p\xffng HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET http://x:999999/ping HTTP/1.1\r\nHost: x\r\n\r\n",
         HEAD + b"Content-Length: -1\r\n\r\n",
         HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",

@@ -157,8 +157,9 @@ def _configuration_of(record: Record, number: int) -> Configuration:
 
 
 def _text(body: bytes) -> str:
+    """The text of a body, without the mark that files written on Windows may begin with."""
     try:
-        return body.decode()
+        return body.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise bad_request("invalid_utf8", f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
 

@@ -7,7 +7,7 @@ import asyncio
 import sys
 from enum import Enum, auto
 
-from httptools import HttpParserCallbackError, HttpParserError
+from httptools import HttpParserCallbackError, HttpParserError, parse_url
 from starlette.responses import Response
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -94,6 +94,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Check the size of the head, and begin the request."""
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
             raise _head_too_large()
+        if not self.url.startswith(b"/") and parse_url(self.url).path is None:
+            raise RequestError(400, "malformed_http", "the request's URL has no path")
         self._stop_waiting()
         self.begin_request()
         self._phase = _Phase.BODY
