@@ -133,10 +133,12 @@ def test_no_format_that_the_client_accepts(accept: str, url: str) -> None:
 
 
 def test_no_such_route_or_method(url: str) -> None:
-    assert httpx.get(f"{url}/nothing").json()["error"]["code"] == "not_found"
+    error = httpx.get(f"{url}/nothing%00").json()["error"]
+    assert (error["code"], error["message"]) == ("not_found", "there is no '/nothing\\x00': /docs lists the routes")
     response = httpx.get(f"{url}/invocations")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
-    assert response.json()["error"]["code"] == "method_not_allowed"
+    error = response.json()["error"]
+    assert (error["code"], error["message"]) == ("method_not_allowed", "'/invocations' is not for GET, but for POST")
 
 
 def _raw(url: str, head: str, body: bytes = b"") -> socket.socket:

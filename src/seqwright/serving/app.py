@@ -372,11 +372,15 @@ def _platform_error_response(error: RequestError) -> Response:
     return response
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     """No such route, or not by this method."""
     assert isinstance(error, HTTPException)  # noqa: S101 - what this handler is registered for
-    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-    return _error_response(RequestError(error.status_code, code, str(error.detail), headers=error.headers))
+    path, headers = request.url.path, dict(error.headers or {})
+    code, message = {
+        404: ("not_found", f"there is no {path!r}: /docs lists the routes"),
+        405: ("method_not_allowed", f"{path!r} is not for {request.method}, but for {headers.get('Allow', 'others')}"),
+    }.get(error.status_code, ("invalid_request", str(error.detail)))
+    return _error_response(RequestError(error.status_code, code, message, headers=headers))
 
 
 async def _internal_error(_: Request, error: Exception) -> Response:

@@ -85,7 +85,7 @@ def serve(
     workers: int | None = None,
     limits: Limits | None = None,
 ) -> None:
-    """Serve a model until SIGTERM or SIGINT, then finish the requests accepted.
+    """Serve a model until SIGTERM or SIGINT, then finish the requests accepted, as far as 25 seconds go.
 
     The port is taken first, but nothing listens on it before the model is loaded and has translated once: the first
     answer of /ping is that it is ready. Call it from the main thread.
