@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from seqwright.inference.translator import Translator
 from seqwright.serving import connections, server
+from seqwright.serving.limits import Limits
 from tests.serving.conftest import ENDLESS, running
 from tests.serving.test_direct import PING, body_of, chunked, exchange, post, statuses
 
@@ -96,8 +98,8 @@ def test_many_requests_at_once_are_not_a_large_head(url: str) -> None:
 def test_the_head_of_a_request_has_a_deadline(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "_HEAD_SECONDS", 0.5)
     with running(translator) as url:
-        with sending(url, b"GET /ping HTTP/1.1\r\n", b"X", b"-", b"A", b":") as connection:
-            check_error(answers_on(connection), 408, "request_timeout")
+        with sending(url, b"GET /ping HTTP/1.1\r\nX: ") as connection:
+            check_error(trickle(connection, b"a"), 408, "request_timeout")
         with sending(url, PING, b"G") as connection:
             answer = answers_on(connection)
             assert statuses(answer) == [200, 408]
@@ -189,6 +191,17 @@ def test_a_request_on_its_way_has_a_moment_at_the_end_of_service(
         answers = [answers_on(connection) for connection, _ in begun]
     assert [statuses(answer) for answer in answers] == [[200], [200], [503]]
     assert b'{"status":"stopping"}' in answers[2]
+
+
+def test_the_end_of_service_waits_for_answers_before_what_is_no_http(translator: Translator) -> None:
+    sent = post(body_of(*["w4 w5 w6"] * 60)) + chunked(b"{}").replace(b"\r\n2\r\n", b"\r\nx\r\n")
+    with ExitStack() as stack:
+        with running(translator, Limits(max_batch=1)) as url:
+            connection = stack.enter_context(sending(url, sent, pause=0))
+            while "batch_size_count 0.0" in httpx.get(f"{url}/metrics").text:
+                pass
+        answer = answers_on(connection)
+    assert statuses(answer) == [200, 400]
 
 
 @pytest.mark.parametrize("padding", [0, 10_000], ids=["small body", "large body"])

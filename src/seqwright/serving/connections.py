@@ -125,9 +125,11 @@ class BoundedProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """End as soon as what was accepted has its answer; a request on its way in has a moment left."""
         self._is_stopping = True
+        if self._fault:
+            return  # it closes by itself
         if self._phase is not _Phase.BODY and self._is_answering():
             self.cycle.keep_alive = False
-        elif self._phase is _Phase.BETWEEN or self._fault or self._is_passed_over():
+        elif self._phase is _Phase.BETWEEN or self._is_passed_over():
             self.transport.close()
         else:
             if self._phase is _Phase.BODY:
@@ -141,8 +143,8 @@ class BoundedProtocol(HttpToolsProtocol):
             found = found.__context__
         if isinstance(found, RequestError):
             self.refuse(found)
-        elif isinstance(found, HttpParserError | UnicodeError):
-            self.refuse(RequestError(400, "malformed_http", f"not a request in HTTP/1.1: {found}"))
+        elif found is None or isinstance(found, HttpParserError | UnicodeError):
+            self.refuse(RequestError(400, "malformed_http", f"not a request in HTTP/1.1: {found or msg}"))
         else:
             self.logger.error("a request failed", exc_info=found)
             self.refuse(failed())
