@@ -10,6 +10,9 @@ from types import FrameType
 
 logger = logging.getLogger(__name__)
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a command to end: Ctrl-C, `kill` and service managers, a terminal that is closed."""
+
 
 class StopRequested(Exception):  # noqa: N818 - it is no error
     """What was going on was given up, for a stop was requested; there is nothing to save."""

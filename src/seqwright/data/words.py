@@ -1,6 +1,6 @@
 """The words of a text before there is a vocabulary: numbered as they appear, counted, and kept for a second reading.
 
-`python -m seqwright.data.words TEXT SPOOL` does it in a process of its own, beside one that reads the other side.
+`python -P -m seqwright.data.words TEXT SPOOL` does it in a process of its own, beside one that reads the other side.
 """
 
 import contextlib
@@ -102,7 +102,7 @@ def spooling_apart(path: Path, scratch: Path) -> Iterator[Callable[[], tuple[Wor
     Raises:
         ClientError: from what is yielded: as `Words.spool` does.
     """
-    command = [sys.executable, "-m", __name__, str(path), str(scratch)]
+    command = [sys.executable, "-P", "-m", __name__, str(path), str(scratch)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own module
 
         def wait() -> tuple[Words, Spool]:

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,6 +26,7 @@ from seqwright.devices import keep_freed_memory, process_count
 from seqwright.errors import AlgorithmError
 from seqwright.files import explained
 from seqwright.inference.translator import Translation, Translator, by_length
+from seqwright.processes import starting
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ class TranslatorPool:
         self._count = count
         context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // count)
-        with explained(f"cannot start {count} processes"):
+        with explained(f"cannot start {count} processes"), starting():
             begun: Synchronized[int] = context.Value("i", 0)
             self._executor = ProcessPoolExecutor(count, context, _begin, (model, device, precision, threads, begun))
 
@@ -85,7 +85,10 @@ class TranslatorPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: object, *_: object) -> None:
+        if failure:
+            for process in self._executor._processes.values():
+                process.kill()
         self._executor.shutdown(cancel_futures=True)
 
     def translate_blocks(
@@ -109,10 +112,11 @@ class TranslatorPool:
         try:
             for block in blocks:
                 chunks = list(by_length(block, batch_size))
-                found = [
-                    self._executor.submit(_translate, [block[i] for i in chunk], beam_size, nbest, attention)
-                    for chunk in chunks
-                ]
+                with starting():
+                    found = [
+                        self._executor.submit(_translate, [block[i] for i in chunk], beam_size, nbest, attention)
+                        for chunk in chunks
+                    ]
                 waiting.append(_Block(len(block), chunks, found))
                 ahead += len(chunks)
                 while waiting and (len(chunks) <= 1 or ahead - len(waiting[0].chunks) >= 2 * self._count):
@@ -152,8 +156,6 @@ def _begin(model: Path, device: str, precision: str, threads: int, begun: "Synch
     """A process begins; it loads the model when it has something to do, so that what is wrong with it can be told."""
     with begun.get_lock():
         number, begun.value = begun.value, begun.value + 1
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # its parent was told, too: end without a word
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     keep_freed_memory()

@@ -29,6 +29,7 @@ from seqwright.data.vocabulary import UNK, Vocabulary
 from seqwright.errors import AlgorithmError, ClientError
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.translator import Translation, Translator
+from seqwright.processes import starting
 from seqwright.serving.searcher import Batch, Found, News
 
 _LOGGER = logging.getLogger(__name__)
@@ -164,13 +165,17 @@ class SearchProcess:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, *self._arguments), name="seqwright-search", daemon=True)
-        process.start()
+        with starting():
+            process.start()
         theirs.close()
         with ours:
             try:
                 model: _Model | ClientError = ours.recv()
             except EOFError as error:
                 raise AlgorithmError("the search process ended while it loaded the model") from error
+            except BaseException:
+                process.kill()
+                raise
             if isinstance(model, ClientError):
                 process.join()
                 raise model

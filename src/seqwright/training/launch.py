@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from seqwright.errors import AlgorithmError, SeqwrightError
+from seqwright.processes import starting
 from seqwright.training.parallel import TIMEOUT, LostContactError, Place
 from seqwright.training.progress import Progress
 
@@ -76,19 +78,21 @@ def run_processes(work: Work, count: int, stop_requested: Callable[[], bool], ho
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED_ONCE)
+        with starting():
+            forkserver.ensure_running()
     processes: dict[Connection, BaseProcess] = {}
     threads = max(1, torch.get_num_threads() // count)
-    for number in range(count):
-        rank, size = hosts.number * count + number, hosts.count * count
-        place = Place(rank, size, number, address, hosts.name, hosts.timeout)
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_run, args=(work, place, threads, theirs), name=f"seqwright-train-{rank}", daemon=True
-        )
-        process.start()
-        theirs.close()
-        processes[ours] = process
     try:
+        for number in range(count):
+            rank, size = hosts.number * count + number, hosts.count * count
+            place = Place(rank, size, number, address, hosts.name, hosts.timeout)
+            ours, theirs = context.Pipe()
+            process = context.Process(
+                target=_run, args=(work, place, threads, theirs), name=f"seqwright-train-{rank}", daemon=True
+            )
+            process.start()
+            theirs.close()
+            processes[ours] = process
         return _watch(processes, stop_requested)
     finally:
         for connection, ended in processes.items():
@@ -151,8 +155,6 @@ def _free_port() -> int:
 
 def _run(work: Work, place: Place, threads: int, connection: Connection) -> None:
     """A process: do the work and send what comes of it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(threads)
     stop = threading.Event()
     threading.Thread(target=_listen, args=(connection, stop), daemon=True).start()

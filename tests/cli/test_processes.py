@@ -1,0 +1,121 @@
+"""The processes that commands start: what they import, and what signals do to them and to the command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seqwright.artifacts import TrainedModel, save_model
+from tests.toy import SETTINGS, prepared
+
+PROC = Path("/proc/self/task")
+pytestmark = pytest.mark.skipif(not PROC.exists(), reason="finds processes under /proc")
+
+COMMAND = """
+import os
+import sys
+
+import seqwright.data.prepare
+from seqwright.cli import main
+
+if __name__ == "__main__":
+    seqwright.data.prepare._LARGE = 0
+    os.cpu_count = lambda: 2
+    main()
+"""
+"""The command as it is installed, but that the smallest text is worth a second process, on any machine."""
+
+
+@pytest.fixture(scope="module")
+def home(small_model: Callable[..., TrainedModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the command, data and a model."""
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "seqwright").write_text(COMMAND)
+    prepared(folder)
+    save_model(folder / "model", small_model(), {})
+    return folder
+
+
+def start(home: Path, *arguments: str, here: Path | None = None) -> "subprocess.Popen[str]":
+    """Start the command in a group of processes of its own, as a shell does."""
+    return subprocess.Popen(
+        [sys.executable, str(home / "bin" / "seqwright"), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=here or home,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        process_group=0,
+    )
+
+
+def training(output: Path, updates: int) -> list[str]:
+    chosen = [
+        part for name, value in {**SETTINGS, "max_num_batches": updates}.items() for part in ("-H", f"{name}={value}")
+    ]
+    return ["train", "--data", "data", "--output", str(output), "--precision", "fp32", *chosen]
+
+
+def preparing(output: Path) -> list[str]:
+    return ["prepare", "--train-source", "train.src", "--train-target", "train.trg", "--output", str(output)]
+
+
+@pytest.mark.parametrize("command", ["prepare", "train", "translate"])
+def test_modules_that_lie_in_the_current_folder_are_not_run(command: str, home: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for path in home.iterdir():
+        (here / path.name).symlink_to(path)
+    for name in ("json", "random", "signal"):
+        (here / f"{name}.py").write_text(f"open({str(tmp_path / 'run')!r}, 'w'); raise SystemExit(3)\n")
+    translate = ["translate", "--model", "model", "--input", "val.src", "--output", str(tmp_path / "out")]
+    arguments = {
+        "prepare": preparing(tmp_path / "out"),
+        "train": [*training(tmp_path / "out", 2), "--processes", "2"],
+        "translate": [*translate, "--processes", "2"],
+    }[command]
+    with start(home, *arguments, here=here) as process:
+        _, log = process.communicate(timeout=120)
+    assert not (tmp_path / "run").exists()
+    assert process.returncode == 0, log
+    assert (tmp_path / "out").exists()
+
+
+def children(pid: int) -> list[str]:
+    """The command lines of a process's children."""
+    numbers = [each for path in Path(f"/proc/{pid}/task").glob("*/children") for each in path.read_text().split()]
+    return [Path(f"/proc/{number}/cmdline").read_text() for number in numbers]
+
+
+def wait_for_child(process: "subprocess.Popen[str]", name: str) -> None:
+    while not any(name in each for each in children(process.pid)):
+        time.sleep(0.01)
+        assert process.poll() is None
+
+
+def test_ctrl_c_while_processes_that_train_import_stops_training_as_ever(home: Path, tmp_path: Path) -> None:
+    with start(home, *training(tmp_path / "model", 1_000_000), "--processes", "2") as process:
+        wait_for_child(process, "multiprocessing.forkserver")
+        os.killpg(process.pid, signal.SIGINT)
+        _, log = process.communicate(timeout=120)
+    assert process.returncode == 0, log
+    assert "Traceback" not in log
+    assert "a stop was requested" in log
+
+
+def test_ctrl_c_while_processes_that_translate_import_is_all_that_is_said(home: Path, tmp_path: Path) -> None:
+    translate = ["translate", "--model", "model", "--input", "train.src", "--output", str(tmp_path / "out")]
+    with start(home, *translate, "--processes", "2") as process:
+        wait_for_child(process, "multiprocessing.spawn")
+        time.sleep(0.3)  # until Python could tell of it
+        os.killpg(process.pid, signal.SIGINT)
+        _, log = process.communicate(timeout=120)
+    assert (process.returncode, log) == (130, "interrupted\n")
+    assert not list(tmp_path.iterdir())
