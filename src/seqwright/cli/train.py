@@ -2,7 +2,6 @@
 
 import functools
 import json
-import signal
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ from seqwright.cli.console import STDERR, set_up_logging
 from seqwright.cli.options import DeviceOption, PrecisionOption, TimeoutOption, path_option
 from seqwright.files import read_json_object
 from seqwright.hyperparameters import parse_assignments
-from seqwright.interrupts import stop_on_signals
+from seqwright.interrupts import ENDING, stop_on_signals
 from seqwright.remote import Staging, join, shown, try_to_push
 
 
@@ -81,7 +80,7 @@ def train_command(
         )
         state = staging.mirror(checkpoints)
         model_folder = staging.write_folder(output, may_exist=has_begun(state))
-        with stop_on_signals(signal.SIGTERM, signal.SIGINT) as stop_requested:
+        with stop_on_signals(*ENDING) as stop_requested:
             progress = train(
                 channels,
                 model_folder,
