@@ -14,6 +14,7 @@ import pytest
 
 import seqwright
 from seqwright.cli import main
+from seqwright.cli.console import say
 from tests.toy import SETTINGS, prepared, write_text
 
 HYPERPARAMETERS = [option for name, value in SETTINGS.items() for option in ("-H", f"{name}={value}")]
@@ -141,6 +142,26 @@ def test_output_that_cannot_be_written_is_told(arguments: list[str], model: Path
         result = subprocess.run(command, input="a b\n", stdout=full, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 2
     assert result.stderr == "ClientError: cannot write standard output: no space left on device\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_a_log_that_cannot_be_written_ends_nothing(model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "seqwright", "train", "--data", str(model.parent / "data"), "--precision", "fp32"]
+    with open("/dev/full", "w") as full:
+        trained = subprocess.run(
+            [*command, "--output", str(tmp_path / "model"), "-H", "max_num_batches=2", *HYPERPARAMETERS],
+            stdout=subprocess.PIPE,
+            stderr=full,
+        )
+        refused = subprocess.run([*command, "--output", str(model)], stderr=full)
+    assert trained.returncode == 0
+    assert json.loads(trained.stdout)["updates"] == 2
+    assert refused.returncode == 2
+
+
+def test_a_log_line_says_what_it_was_given(capsys: pytest.CaptureFixture[str]) -> None:
+    say("a :smile: [red]b[/red] /x/%d")
+    assert capsys.readouterr().err == "a :smile: [red]b[/red] /x/%d\n"
 
 
 @pytest.mark.parametrize(("stream", "option"), [("stdin", "--input"), ("stdout", "--output")])

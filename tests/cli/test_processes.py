@@ -1,6 +1,7 @@
 """The processes that commands start: what they import, and what signals do to them and to the command."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -42,13 +43,15 @@ def home(small_model: Callable[..., TrainedModel], tmp_path_factory: pytest.Temp
     return folder
 
 
-def start(home: Path, *arguments: str, here: Path | None = None) -> "subprocess.Popen[str]":
+def start(
+    home: Path, *arguments: str, here: Path | None = None, stderr: int = subprocess.PIPE
+) -> "subprocess.Popen[str]":
     """Start the command in a group of processes of its own, as a shell does."""
     return subprocess.Popen(
         [sys.executable, str(home / "bin" / "seqwright"), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         cwd=here or home,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -164,22 +167,23 @@ def test_a_closed_terminal_stops_training_which_saves(home: Path, tmp_path: Path
 
 
 def test_training_goes_on_without_its_terminal_under_nohup(home: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, and processes inherit
     try:
-        process = start(home, *training(tmp_path / "model", 1_000_000))
+        process = start(home, *training(tmp_path / "model", 1_000_000), stderr=theirs)
     finally:
         signal.signal(signal.SIGHUP, before)
+        os.close(theirs)
     with process:
         wait_for_checkpoint(tmp_path, process)
+        os.close(ours)
         process.send_signal(signal.SIGHUP)
         seen = set(tmp_path.glob("model.checkpoints/checkpoint-*"))
         while not set(tmp_path.glob("model.checkpoints/checkpoint-*")) - seen:
             time.sleep(0.05)
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=60)
-    assert process.returncode == 0, log
-    assert "SIGTERM: stopping" in log
+        assert process.wait(60) == 0
 
 
 def test_the_demo_saves_when_it_is_told_to_end(home: Path, tmp_path: Path) -> None:

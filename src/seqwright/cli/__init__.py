@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 import seqwright
-from seqwright.cli.console import set_up_logging
+from seqwright.cli.console import say, set_up_logging
 from seqwright.cli.demo import demo_command
 from seqwright.cli.evaluate import evaluate_command
 from seqwright.cli.import_sockeye import import_sockeye_command
@@ -78,7 +78,7 @@ def _flushed() -> Iterator[None]:
 def _trace() -> None:
     """Where the error comes from, where that was asked for; without the credentials of its URLs."""
     if _State.debug:
-        sys.stderr.write(without_secrets(traceback.format_exc()))
+        say(without_secrets(traceback.format_exc()).rstrip())
 
 
 def _discard_output() -> None:
@@ -94,12 +94,12 @@ def main() -> None:
             app()
     except SeqwrightError as error:
         _trace()
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        say(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the one the other, and says nothing
         code = ended.code if isinstance(ended, SystemExit) else 128 + signal.SIGINT
         if code in INTERRUPTED:
-            print("interrupted", file=sys.stderr)
+            say("interrupted")
         sys.exit(code)
     except BrokenPipeError:
         _discard_output()
@@ -108,9 +108,9 @@ def main() -> None:
         _trace()
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _discard_output()
-            print("ClientError: cannot write standard output: no space left on device", file=sys.stderr)
+            say("ClientError: cannot write standard output: no space left on device")
             sys.exit(ClientError.exit_code)
-        print(f"AlgorithmError: {type(error).__name__}: {error}", file=sys.stderr)
+        say(f"AlgorithmError: {type(error).__name__}: {error}")
         if not _State.debug:
-            print("This is a fault of seqwright: run again with --debug and report what it prints.", file=sys.stderr)
+            say("This is a fault of seqwright: run again with --debug and report what it prints.")
         sys.exit(1)

@@ -1,19 +1,57 @@
 """The terminal that commands share, so that log lines appear above a progress bar and not in it."""
 
+import contextlib
 import logging
+import sys
+from typing import TextIO, cast
 
 from rich.console import Console
 
-STDERR = Console(stderr=True)
+
+class _StandardError:
+    """Standard error as it is at the time; what cannot be written is lost, for a log is no reason to end."""
+
+    @property
+    def _stream(self) -> TextIO | None:
+        stream: TextIO | None = getattr(
+            sys.stderr, "rich_proxied_file", sys.stderr
+        )  # what a progress bar stands before
+        return stream
+
+    @property
+    def encoding(self) -> str:
+        return self._stream.encoding if self._stream else "utf-8"
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            if self._stream:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._stream:
+                self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+
+STDERR = Console(stderr=True, file=cast(TextIO, _StandardError()))
 """Standard error: progress and logs."""
 
 
+def say(text: str) -> None:
+    """Print a line to standard error as it is, however long."""
+    STDERR.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
 class ConsoleHandler(logging.Handler):
-    """Prints log records to standard error, a line each, however long."""
+    """Prints log records to standard error, a line each."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        STDERR.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+        say(self.format(record))
 
 
 def set_up_logging() -> Console:
