@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -142,6 +143,17 @@ def test_output_that_cannot_be_written_is_told(arguments: list[str], model: Path
         result = subprocess.run(command, input="a b\n", stdout=full, stderr=subprocess.PIPE, text=True)
     assert result.returncode == 2
     assert result.stderr == "ClientError: cannot write standard output: no space left on device\n"
+
+
+def test_results_are_utf8_whatever_the_locale(model: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "seqwright", "translate", "--model", str(model), "--format", "json"],
+        input="ä 日本\n".encode(),
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1", "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.decode("utf-8"))["source"] == "ä 日本"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")

@@ -6,6 +6,7 @@ fault, 2 when the user can mend it, 128 and the signal's number when a signal en
 
 import contextlib
 import errno
+import io
 import os
 import signal
 import sys
@@ -89,6 +90,8 @@ def _discard_output() -> None:
 
 def main() -> None:
     """Run the command line; errors become one message and an exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # as files of results are, whatever the locale
     try:
         with end_on_signals(signal.SIGTERM, signal.SIGHUP), _flushed():
             app()
