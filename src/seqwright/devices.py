@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import os
 from collections.abc import Iterator
 from typing import Literal, cast
 
@@ -10,6 +11,9 @@ import torch
 from seqwright.errors import ClientError
 
 Precision = Literal["fp32", "bf16"]
+
+_MOST_PROCESSES = 32
+"""Processes that a host may have whatever its processors."""
 
 
 def choose_device(name: str, number: int | None = None) -> torch.device:
@@ -40,7 +44,7 @@ def process_count(name: str, device: str, on_cpu: int = 1) -> int:
         on_cpu: what `auto` takes on the CPU.
 
     Raises:
-        ClientError: it is neither, or there are fewer GPUs; or what `choose_device` raises.
+        ClientError: it is neither, there are fewer GPUs, or by far fewer processors; or what `choose_device` raises.
     """
     gpus = torch.cuda.device_count() if choose_device(device).type == "cuda" else 0
     if name == "auto":
@@ -49,6 +53,9 @@ def process_count(name: str, device: str, on_cpu: int = 1) -> int:
         raise ClientError(f"processes must be auto or a number from 1 on, not {name!r}")
     if gpus and int(name) > gpus:
         raise ClientError(f"{name} processes need a GPU each, but this host has {gpus}")
+    most = max(_MOST_PROCESSES, os.cpu_count() or 1)
+    if int(name) > most:
+        raise ClientError(f"{name} processes are more than the {most} that this host is worth: give fewer")
     return int(name)
 
 
@@ -102,7 +109,13 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 """GNU's numbers for the parameters of `mallopt`."""
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device had no memory left for a tensor."""
-    words = ("can't allocate memory", "std::bad_alloc")
-    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in words)
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device had no memory left for a tensor, or the system for an array."""
+    words = (
+        "can't allocate memory",
+        "not enough memory",
+        "std::bad_alloc",
+        "could not create a memory object",  # oneDNN says no more than that, as in the next
+        "could not create a primitive",
+    )
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(each in str(error) for each in words)

@@ -223,6 +223,55 @@ def test_a_users_mistake_exits_2_with_one_message(arguments: list[str], message:
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["train", "--data", "d", "--output", "o", "--seed", str(1 << 64)], "--seed"),
+        (["train", "--data", "d", "--output", "o", "--timeout", "inf"], "--timeout"),
+        (["translate", "--model", "m", "--batch-size", str(1 << 80)], "--batch-size"),
+        (["translate", "--model", "m", "--beam-size", "100000"], "--beam-size"),
+        (["translate", "--model", "m", "--nbest", str(1 << 80)], "--nbest"),
+        (["translate", "--model", "m", "--processes", "99999"], "processes"),
+        (["evaluate", "--model", "m", "--source", "s", "--target", "t", "--beam-size", "100000"], "--beam-size"),
+        (["serve", "--model", "m", "--workers", "99999"], "--workers"),
+        (["serve", "--model", "m", "--max-wait-ms", "inf"], "--max-wait-ms"),
+        (["serve", "--model", "m", "--backlog", "nan"], "--backlog"),
+        (["serve", "--model", "m", "--deadline", "inf"], "--deadline"),
+    ],
+)
+def test_vast_values_are_refused(arguments: list[str], option: str, run: Run) -> None:
+    result = run(*arguments)
+    assert (result.status, result.out) == (2, "")
+    assert option in result.err
+    assert "Traceback" not in result.err
+
+
+LIMITED = """
+import resource
+from pathlib import Path
+import seqwright.inference.bulk
+from seqwright.cli import main
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
+main()
+"""
+"""The command where there is no more than a gigabyte left."""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks for its size under /proc")
+def test_a_search_that_does_not_fit_into_memory_is_told(model: Path) -> None:
+    wide = ["--beam-size", "10000", "--batch-size", "20000"]
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, "translate", "--model", str(model), "--device", "cpu", *wide],
+        input="a b c d\n" * 20000,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 2, result.stderr
+    assert "does not fit into memory: make the batch size or the beam size smaller" in result.stderr
+
+
 def test_a_model_that_is_not_there_exits_2(run: Run, tmp_path: Path) -> None:
     result = run("translate", "--model", tmp_path / "none")
     assert result.status == 2

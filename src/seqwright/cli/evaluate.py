@@ -3,10 +3,8 @@
 import json
 from typing import Annotated
 
-import typer
-
 from seqwright.cli.console import STDERR
-from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption, path_option
+from seqwright.cli.options import BeamSizeOption, DeviceOption, ModelOption, PrecisionOption, path_option
 from seqwright.remote import Staging
 
 
@@ -14,9 +12,7 @@ def evaluate_command(
     model: ModelOption,
     source: Annotated[str, path_option(help="Source text, one sequence a line.")],
     target: Annotated[str, path_option(help="Reference text, line by line.")],
-    beam_size: Annotated[
-        int | None, typer.Option(min=1, help="Hypotheses kept; the model's beam_size if not given.")
-    ] = None,
+    beam_size: BeamSizeOption = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:

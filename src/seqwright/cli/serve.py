@@ -18,13 +18,20 @@ def serve_command(
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Batches searched at a time; 1 on a GPU, up to 4 on a CPU if not given.")
+        int | None,
+        typer.Option(min=1, max=256, help="Batches searched at a time; 1 on a GPU, up to 4 on a CPU if not given."),
     ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Instances searched together.")] = 64,
     max_batch_tokens: Annotated[int, typer.Option(min=1, help="Source tokens searched together.")] = 8192,
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="How long a batch waits for more requests.")] = 5.0,
-    backlog: Annotated[float, typer.Option(help="Batches that may be unanswered before requests are refused.")] = 0.625,
-    deadline: Annotated[float, typer.Option(help="Seconds in which a request is answered or given up.")] = 55.0,
+    max_wait_ms: Annotated[
+        float, typer.Option(min=0, max=1_000_000, help="How long a batch waits for more requests.")
+    ] = 5.0,
+    backlog: Annotated[
+        float, typer.Option(min=0, max=1_000_000, help="Batches that may be unanswered before requests are refused.")
+    ] = 0.625,
+    deadline: Annotated[
+        float, typer.Option(min=0, max=1_000_000, help="Seconds in which a request is answered or given up.")
+    ] = 55.0,
 ) -> None:
     """Serve a model over HTTP, in the formats of the original's endpoint."""
     with ended_by_sigterm() as end_if_asked:  # the imports take seconds, in which it may come

@@ -55,7 +55,9 @@ def train_command(
     accumulate: Annotated[
         int, typer.Option(min=1, help="Parts that a batch is computed in: the same gradient in less memory.")
     ] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of initialisation, data order and dropout.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seed of initialisation, data order and dropout.")
+    ] = 1,
 ) -> None:
     """Train a model; interrupted training goes on where it stopped when the same command is given again."""
     from seqwright.training.claims import has_begun

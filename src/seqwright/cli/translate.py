@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from seqwright.cli.console import STDERR
-from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption, path_option
+from seqwright.cli.options import BeamSizeOption, DeviceOption, ModelOption, PrecisionOption, path_option
 from seqwright.remote import Staging
 
 
@@ -23,11 +23,11 @@ def translate_command(
         str | None, path_option(help="Text, .jsonl or .rec file; text from standard input if not given.")
     ] = None,
     output: Annotated[str | None, path_option(help="File to write; standard output if not given.")] = None,
-    beam_size: Annotated[
-        int | None, typer.Option(min=1, help="Hypotheses kept; the model's beam_size if not given.")
-    ] = None,
-    nbest: Annotated[int, typer.Option(min=1, help="Translations a sequence, best first, as many lines of text.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sequences searched together.")] = 64,
+    beam_size: BeamSizeOption = None,
+    nbest: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Translations a sequence, best first, as many lines of text.")
+    ] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, max=1_000_000, help="Sequences searched together.")] = 64,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with what an interrupted run left.")] = False,
     format: Annotated[Format, typer.Option(help="Plain text, or JSON with scores and attention.")] = Format.TEXT,  # noqa: A002
     device: DeviceOption = "auto",

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from seqwright.artifacts import TrainedModel, load_model
 from seqwright.data.vocabulary import EOS, PAD, Vocabulary
-from seqwright.devices import Precision, choose_device, choose_precision
+from seqwright.devices import Precision, choose_device, choose_precision, is_out_of_memory
+from seqwright.errors import ClientError
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.beam_search import Hypothesis, beam_search
 from seqwright.models.prepared import PreparedModel, SearchModel
@@ -208,21 +209,33 @@ class Translator:
             max_output_lengths: `max_output_length` of every source.
             abandoned: asked after every step of the search for the positions in `sources` that nobody wants any more:
                 they are dropped, and `found` is not told of them.
+
+        Raises:
+            ClientError: there is not enough memory.
         """
         wanted = nbest or [1] * len(sources)
         limits = max_output_lengths or [None] * len(sources)
         batch, lengths = self._pad(sources)
-        return beam_search(
-            self._model,
-            batch,
-            lengths,
-            beam_size=max(beam_size or self.trained.settings.beam_size, *wanted),
-            max_lengths=self._max_lengths(lengths, limits),
-            nbest=max(wanted),
-            attention=attention,
-            found=lambda i, hypotheses: found(i, self._assemble(hypotheses[: wanted[i]], len(sources[i]), limits[i])),
-            abandoned=abandoned,
-        )
+        width = max(beam_size or self.trained.settings.beam_size, *wanted)
+        try:
+            yield from beam_search(
+                self._model,
+                batch,
+                lengths,
+                beam_size=width,
+                max_lengths=self._max_lengths(lengths, limits),
+                nbest=max(wanted),
+                attention=attention,
+                found=lambda i, best: found(i, self._assemble(best[: wanted[i]], len(sources[i]), limits[i])),
+                abandoned=abandoned,
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ClientError(
+                f"a search of {len(sources)} sequences of up to {batch.shape[1]} tokens with {width} hypotheses each "
+                "does not fit into memory: make the batch size or the beam size smaller"
+            ) from error
 
     def _pad(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """The sources as one padded batch `[B, S]` with its lengths `[B]`, EOS where the model expects it."""
