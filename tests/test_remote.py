@@ -3,6 +3,7 @@
 import http.server
 import json
 import logging
+import sys
 import threading
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -173,6 +174,68 @@ def test_what_cannot_be_read_is_named(location: str, words: str, s3: S3) -> None
     assert location in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3://",
+        "s3:///x",
+        "s3:/bucket/x",
+        "gs:///x",
+        "http://[",
+        "http://h:port/x",
+        "http:///x",
+        "http://me:pa55@[::1]:8/x",
+    ],
+)
+@pytest.mark.parametrize("use", [Staging.read, Staging.write_file, Staging.write_folder, Staging.mirror])
+def test_a_malformed_url_is_a_users_mistake(
+    use: Callable[[Staging, str], Path], location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ClientError, match=r"is not a whole URL|cannot be written to") as caught, Staging() as staging:
+        use(staging, location)
+    assert "pa55" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("s3://bucket", "has no name to write to: add one, as in s3://bucket/name"),
+        ("memory://", "has no name to write to"),
+        ("s3://bucket/..", "must end with a name"),
+        ("tar://x::s3://bucket/y.tar", "cannot be written to"),
+    ],
+)
+def test_what_cannot_be_written_to_is_refused_at_once(location: str, words: str) -> None:
+    for use in (Staging.write_file, Staging.write_folder, Staging.mirror):
+        with pytest.raises(ClientError, match=words), Staging() as staging:
+            use(staging, location)
+
+
+@pytest.mark.parametrize(
+    ("location", "module", "package"),
+    [
+        ("gs://bucket/x", "gcsfs", "gcsfs"),
+        ("abfs://container/x", "adlfs", "adlfs"),
+        ("sftp://host/x", "fsspec.implementations.sftp", "paramiko"),
+        ("http://host/x", "fsspec.implementations.http", "aiohttp"),
+        ("filecache::gs://bucket/x", "gcsfs", "gcsfs"),
+        ("s3://bucket/x", "s3fs", "seqwright[s3]"),
+    ],
+)
+def test_what_a_scheme_lacks_is_named(
+    location: str, module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    for name in ("gs", "abfs", "sftp", "http", "s3"):  # as in a process that has not used it yet
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, name, raising=False)
+    with pytest.raises(ClientError, match="needs a package more") as caught, Staging() as staging:
+        staging.read(location)
+    assert package in str(caught.value)
+    assert ("seqwright[s3]" in str(caught.value)) == location.startswith("s3")
+
+
 def test_wrong_credentials_are_an_error_that_tells_no_secret(s3: S3) -> None:
     put(s3, "file", b"x")
     client = s3.client()
@@ -310,12 +373,22 @@ PRESIGNED = "https://me:pw0rd@store.example/in.txt?X-Amz-Credential=AKIA%2F2025&
         (f"filecache::{PRESIGNED}", "filecache::https://store.example/in.txt"),
         (f"403, url='{PRESIGNED}' (forbidden)", "403, url='https://store.example/in.txt' (forbidden)"),
         ("s3://bucket/key#part", "s3://bucket/key"),
+        ("s3://AKIA:sec/ret@bucket/key", "s3://bucket/key"),
+        ("http://host:8080/a@b", "http://host:8080/a@b"),
+        ("s3://bucket/a@b", "s3://bucket/a@b"),
+        ("s3://arn:aws:s3:r:1:accesspoint/p/a@b", "s3://arn:aws:s3:r:1:accesspoint/p/a@b"),
         ("is this a question?", "is this a question?"),
         ("mail me@here", "mail me@here"),
     ],
 )
 def test_urls_in_texts_lose_what_may_be_secret(text: str, wanted: str) -> None:
     assert filesystem.without_secrets(text) == wanted
+
+
+def test_credentials_are_refused_where_they_have_no_place() -> None:
+    with pytest.raises(ClientError, match="leave the credentials out of it") as caught, Staging() as staging:
+        staging.read("s3://AKIA:sec/ret@bucket/key")
+    assert not [secret for secret in ("AKIA", "sec", "ret@") if secret in str(caught.value)]
 
 
 @pytest.mark.parametrize(

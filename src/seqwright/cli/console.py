@@ -7,6 +7,8 @@ from typing import TextIO, cast
 
 from rich.console import Console
 
+from seqwright.remote import without_secrets
+
 
 class _StandardError:
     """Standard error as it is at the time; what cannot be written is lost, for a log is no reason to end."""
@@ -42,8 +44,8 @@ STDERR = Console(stderr=True, file=cast(TextIO, _StandardError()))
 
 
 def say(text: str) -> None:
-    """Print a line to standard error as it is, however long."""
-    STDERR.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    """Print a line to standard error, however long, without the credentials of URLs."""
+    STDERR.print(without_secrets(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 class ConsoleHandler(logging.Handler):

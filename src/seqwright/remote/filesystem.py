@@ -27,15 +27,25 @@ _OPTIONS: Mapping[str, Mapping[str, object]] = {
 _WHOLE = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 """Object stores: what is sent there appears when all of it has arrived. Elsewhere it is renamed into place."""
 
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
-_FINAL_NAMES = frozenset({"NoCredentialsError", "PartialCredentialsError", "ParamValidationError", "ValueError"})
+_HOSTS = frozenset({"http", "https", "ftp", "sftp", "ssh", "smb"})
+"""Schemes whose URLs name a host."""
+
+_BARE = frozenset({"s3", "s3a", "gs", "gcs"})
+"""Stores whose URLs have no place for credentials."""
+
+_READ_ONLY = frozenset({"http", "https", "data", "git", "github", "gist", "libarchive", "reference", "tar", "zip"})
+"""Schemes of what cannot be written to."""
+
+_FINAL = (ClientError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
+_CREDENTIALS = frozenset({"NoCredentialsError", "PartialCredentialsError", "PermissionError"})
+_FINAL_NAMES = _CREDENTIALS | {"ParamValidationError", "ValueError", "TypeError"}
 
 _LOGGER = logging.getLogger(__name__)
 
 
 def is_remote(location: str) -> bool:
-    """Whether a path is a URL."""
-    return "://" in location
+    """Whether a path is a URL, or meant to be one: `s3:/bucket/key` is no folder `s3:`."""
+    return "://" in location or _SCHEME.match(location) is not None
 
 
 def shown(location: str) -> str:
@@ -45,7 +55,7 @@ def shown(location: str) -> str:
 
 def without_secrets(text: str) -> str:
     """A text whose URLs have lost user, password, query and fragment."""
-    return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
+    return _QUERY.sub(r"\1", _USER.sub("", text))
 
 
 def join(location: str, name: str) -> str:
@@ -74,26 +84,32 @@ class Remote:
     """A URL and the file system that knows it."""
 
     def __init__(self, url: str) -> None:
-        import fsspec
         from fsspec.core import url_to_fs
 
         self.url = url
-        scheme = urlsplit(url).scheme
-        try:
-            self.fs, self.path = url_to_fs(url.rstrip("/"), skip_instance_cache=True, **_OPTIONS.get(scheme, {}))
-        except ImportError as error:
-            raise ClientError(f"{self}: {scheme}:// needs a package more: pip install 'seqwright[s3]'") from error
-        except ValueError as error:
-            known = ", ".join(sorted(fsspec.available_protocols()))
-            raise ClientError(f"{self}: {scheme}:// is unknown; known are {known}") from error
-        self.is_whole = scheme in _WHOLE
+        schemes = _schemes_of(url)
+        address = url if url.endswith("://") else url.rstrip("/")
+        self.is_whole = schemes[0] in _WHOLE
+
+        def connect() -> tuple[Any, str]:
+            try:
+                found = url_to_fs(address, skip_instance_cache=True, **_OPTIONS.get(schemes[0], {}))
+            except ImportError as error:
+                advice = " (pip install 'seqwright[s3]')" if schemes[-1] in ("s3", "s3a") else ""
+                raise ClientError(f"{self}: {schemes[-1]}:// needs a package more: {error}{advice}") from error
+            return found[0], found[1]
+
+        self.fs, self.path = self.call("cannot open", connect)
 
     @classmethod
     def to_write(cls, url: str) -> "Remote":
-        """One that can be written to, as far as its scheme tells."""
-        if urlsplit(url).scheme in ("http", "https"):
+        """One that can be written to, as far as its URL tells."""
+        if _READ_ONLY.intersection(_schemes_of(url)):
             raise ClientError(f"{shown(url)} cannot be written to: name a folder, or another kind of URL")
-        return cls(url)
+        remote = cls(url)
+        if not posixpath.basename(remote.path.rstrip("/")) or (remote.is_whole and "/" not in remote.path):
+            raise ClientError(f"{remote} has no name to write to: add one, as in {shown(url).rstrip('/')}/name")
+        return remote
 
     def __str__(self) -> str:
         return shown(self.url)
@@ -118,6 +134,8 @@ class Remote:
         )
         try:
             return tries(function, *arguments, **options)
+        except ClientError:
+            raise
         except Exception as error:
             if isinstance(error, FileNotFoundError) and _failure_of_http(error) is None:
                 raise ClientError(f"{doing} {self}: there is no such thing, or no such bucket") from error
@@ -131,10 +149,10 @@ class Remote:
     def reason(self, error: BaseException | None) -> str:
         """What an error says, without the secrets of the URL."""
         error = (error and _failure_of_http(error)) or error
-        text = without_secrets(str(error) or type(error).__name__)
+        text = without_secrets(" ".join(str(error).split()) or type(error).__name__)
         for secret in sorted(_secrets_of(self.url), key=len, reverse=True):
             text = text.replace(secret, "***")
-        if isinstance(error, PermissionError) or type(error).__name__ in _FINAL_NAMES:
+        if isinstance(error, PermissionError) or type(error).__name__ in _CREDENTIALS:
             text += " (check the credentials, and what they allow)"
         return text
 
@@ -174,8 +192,42 @@ def _secrets_of(url: str) -> set[str]:
     return {form for form in forms if len(form) > _HARMLESS}
 
 
-_USER = re.compile(r"(://)[^/?#\s]*@")
-_USER_PART = re.compile(r"://([^/?#\s]*)@")
+def _schemes_of(url: str) -> list[str]:
+    """The schemes of a URL, more than one of a chained one such as `filecache::https://host/file`.
+
+    Raises:
+        ClientError: it is malformed, has credentials where its store takes none, or a scheme is unknown.
+    """
+    import fsspec
+
+    schemes, known = [], sorted(fsspec.available_protocols())
+    for part in url.split("::"):
+        scheme, mark, rest = part.partition("://")
+        try:
+            address = urlsplit(part)
+            is_whole = bool(mark or part != url) and (scheme not in _HOSTS or address.port != 0)
+        except ValueError:  # a port that is no number, half an IPv6 address
+            is_whole = False
+        if not is_whole or (mark and not address.hostname and scheme in _WHOLE | _HOSTS):
+            raise ClientError(
+                f"{shown(url)} is not a whole URL: they look like s3://bucket/folder/name or https://host/folder/name "
+                "(put ./ before a local path)"
+            )
+        if scheme not in known:
+            raise ClientError(f"{shown(url)}: {scheme}:// is unknown; known are {', '.join(known)}")
+        if scheme in _BARE and _USER.search(part):
+            raise ClientError(f"{shown(url)}: leave the credentials out of it; {scheme}:// finds them by itself")
+        if posixpath.basename(rest.rstrip("/")) in (".", ".."):
+            raise ClientError(f"{shown(url)} must end with a name, not with dots")
+        schemes.append(scheme)
+    return schemes
+
+
+_SCHEME = re.compile(r"\w[\w+.-]+:/")
+_USER_PART = re.compile(r"(?<=://)(?:[^/?#\s]*|(?!arn:)[^/?#\s:]*:(?!\d+/)[^?#\s]*)(?=@)")
+"""User and password before a host; a password may have slashes, the secrets of S3 for one."""
+
+_USER = re.compile(f"{_USER_PART.pattern}@")
 _QUERY = re.compile(r"(\w://[^?#\s'\"]*)[?#][^\s'\")]*")
 
 _HARMLESS = 3
