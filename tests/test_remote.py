@@ -363,6 +363,33 @@ def test_from_text_to_translations_without_a_local_file(
     assert "bleu" in json.loads(run("evaluate", f"--model={base}/model", *reference))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("demo --output URL/demo", "only a local folder"),
+        ("sagemaker train --root URL/job", "only a local folder"),
+        ("sagemaker serve --root URL/job", "only a local folder"),
+        ("prepare --train-source URL/big --train-target URL/big --output s3://nobucket/x", "no such bucket"),
+        ("import-sockeye --input URL/big --output s3://nobucket/x", "no such bucket"),
+        ("train --data URL/big --output s3://nobucket/x", "no such bucket"),
+        ("train --data URL/big --output s3://bucket", "s3://bucket has no name to write to"),
+        ("translate --model URL/big --input URL/big --output s3://nobucket/x", "no such bucket"),
+        ("translate --model URL/big --input URL/big --output s3://bucket/data", "it is a folder; name a file"),
+    ],
+)
+def test_where_a_command_cannot_write_it_says_so_before_any_work(
+    arguments: str, words: str, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(s3, "big", b"x")
+    put(s3, "data/train/x", b"x")
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments.replace("URL", "s3://bucket").split())
+    assert isinstance(result.exception, ClientError)
+    assert words in str(result.exception)
+    assert not s3.asked["GET /bucket/big"]
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache"}
+
+
 PRESIGNED = "https://me:pw0rd@store.example/in.txt?X-Amz-Credential=AKIA%2F2025&X-Amz-Signature=feedbeef"
 
 

@@ -18,6 +18,7 @@ def import_sockeye_command(
     from seqwright.importers.sockeye import import_sockeye
 
     with Staging(STDERR) as staging:
-        trained = import_sockeye(staging.read(source), staging.write_folder(output))
+        target = staging.write_folder(output)
+        trained = import_sockeye(staging.read(source), target)
     parameters = sum(tensor.numel() for tensor in trained.model.parameters())
     logging.getLogger(__name__).info("imported %s parameters into %s", f"{parameters:,}", shown(output))

@@ -44,9 +44,9 @@ def prepare_command(
     with Staging(STDERR) as staging:
         prepare_files = partial(
             prepare,
+            output=staging.write_folder(output),
             train_source=staging.read(train_source),
             train_target=staging.read(train_target),
-            output=staging.write_folder(output),
             validation_source=staging.read_if_given(val_source),
             validation_target=staging.read_if_given(val_target),
             single_vocab=single_vocab,

@@ -10,6 +10,7 @@ from seqwright.cli.console import set_up_logging
 from seqwright.cli.options import TimeoutOption
 from seqwright.errors import ClientError
 from seqwright.interrupts import ended_by_sigterm, stop_on_signals
+from seqwright.remote import require_local
 
 sagemaker_app = typer.Typer(no_args_is_help=True, help="Train or serve under Amazon SageMaker's container contract.")
 
@@ -22,6 +23,7 @@ def train_command(
     timeout: TimeoutOption = 600.0,
 ) -> None:
     """Run a training job; on failure ROOT/output/failure says why."""
+    require_local(root)
     with stop_on_signals(signal.SIGTERM) as stop_requested:  # the imports take seconds, in which it may come
         from seqwright.sagemaker.training import run_training
 
@@ -35,6 +37,7 @@ def serve_command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8080,
 ) -> None:
     """Serve the model in ROOT/model, one of the original's engine included, until SIGTERM."""
+    require_local(root)
     with ended_by_sigterm() as end_if_asked:  # the imports take seconds, in which it may come
         from seqwright.sagemaker.contract import Paths
         from seqwright.sagemaker.models import usable_model

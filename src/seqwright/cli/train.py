@@ -11,7 +11,7 @@ from seqwright.cli.options import DeviceOption, PrecisionOption, TimeoutOption, 
 from seqwright.files import read_json_object
 from seqwright.hyperparameters import parse_assignments
 from seqwright.interrupts import ENDING, stop_on_signals
-from seqwright.remote import Staging, join, shown, try_to_push
+from seqwright.remote import Staging, beside, join, shown, try_to_push
 
 
 def train_command(
@@ -68,8 +68,10 @@ def train_command(
 
     place = Place.of_torchrun()
     leads = place is None or place.rank == 0
-    checkpoints = checkpoints or f"{output.rstrip('/')}.checkpoints"
+    checkpoints = checkpoints or beside(output, ".checkpoints")
     with Staging(STDERR, writes=leads) as staging:
+        state = staging.mirror(checkpoints)
+        model_folder = staging.write_folder(output, may_exist=has_begun(state))
         given = staging.read_if_given(hyperparameters)
         values = {**(read_json_object(given) if given else {}), **parse_assignments(assignments or [])}
         channels = Channels(*(staging.read(join(data, name)) for name in ("train", "validation", "vocab")))
@@ -80,8 +82,6 @@ def train_command(
             freeze_vectors_source,
             freeze_vectors_target,
         )
-        state = staging.mirror(checkpoints)
-        model_folder = staging.write_folder(output, may_exist=has_begun(state))
         with stop_on_signals(*ENDING) as stop_requested:
             progress = train(
                 channels,

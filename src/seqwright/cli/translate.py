@@ -43,15 +43,18 @@ def translate_command(
     from seqwright.inference.bulk import translate_file
     from seqwright.inference.pool import load_translators
 
-    with Staging(STDERR) as staging, load_translators(staging.read(model), device, precision, processes) as translator:
-        translate_file(
-            translator,
-            source=staging.read_if_given(input),
-            target=staging.write_file(output) if output else None,
-            as_json=format is Format.JSON,
-            beam_size=beam_size,
-            nbest=nbest,
-            batch_size=batch_size,
-            resume=resume,
-            console=STDERR,
-        )
+    with Staging(STDERR) as staging:
+        target = staging.write_file(output) if output else None
+        source = staging.read_if_given(input)
+        with load_translators(staging.read(model), device, precision, processes) as translator:
+            translate_file(
+                translator,
+                source=source,
+                target=target,
+                as_json=format is Format.JSON,
+                beam_size=beam_size,
+                nbest=nbest,
+                batch_size=batch_size,
+                resume=resume,
+                console=STDERR,
+            )

@@ -6,7 +6,7 @@ the version that the other side tells; what was interrupted goes on where it sto
 longer and longer waits, unless the answer is final. No message has the credentials that a URL may carry.
 """
 
-from seqwright.remote.filesystem import join, shown, without_secrets
+from seqwright.remote.filesystem import beside, join, require_local, shown, without_secrets
 from seqwright.remote.staging import Staging, push, try_to_push
 
-__all__ = ["Staging", "join", "push", "shown", "try_to_push", "without_secrets"]
+__all__ = ["Staging", "beside", "join", "push", "require_local", "shown", "try_to_push", "without_secrets"]

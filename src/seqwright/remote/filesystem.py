@@ -63,6 +63,25 @@ def join(location: str, name: str) -> str:
     return f"{location.rstrip('/')}/{name}" if is_remote(location) else str(Path(location) / name)
 
 
+def beside(location: str, suffix: str) -> str:
+    """The path of what is called like a file or folder to be written, and a suffix.
+
+    Raises:
+        ClientError: it is a URL that names nothing, a bucket for one.
+    """
+    return f"{Remote.to_write(location).url.rstrip('/') if is_remote(location) else location.rstrip('/')}{suffix}"
+
+
+def require_local(path: Path) -> None:
+    """Check that a path, of those that can only be local, was not meant for a URL.
+
+    Raises:
+        ClientError: it was.
+    """
+    if is_remote(str(path)):
+        raise ClientError("only a local folder will do here, not a URL (put ./ before a path that looks like one)")
+
+
 @dataclass(frozen=True)
 class RemoteFile:
     """A file of the other side.

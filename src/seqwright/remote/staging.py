@@ -61,6 +61,8 @@ class Staging(AbstractContextManager["Staging"]):
         if not is_remote(location):
             return Path(location)
         remote = Remote.to_write(location)
+        if any(file.path != remote.path for file in remote.files()):
+            raise ClientError(f"cannot write {remote}: it is a folder; name a file")
         path = folder_of(remote, "outgoing") / remote.name
 
         def send() -> None:
