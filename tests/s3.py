@@ -1,5 +1,7 @@
 """A real S3 API on loopback that can be told to fail."""
 
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -59,6 +61,19 @@ def failing(times: int, status: str = "503 Slow Down", method: str = "GET") -> F
         left[0] -= 1
         start(status, [("Content-Length", "0")])
         return [b""]
+
+    return fault
+
+
+def terminating(method: str, part: str, released: threading.Event) -> Fault:
+    """Answers no request of that method for a path with that part in it until released, and has this process ended."""
+
+    def fault(environ: Environ, start: Start) -> Iterable[bytes] | None:
+        if environ["REQUEST_METHOD"] == method and part in environ["PATH_INFO"]:
+            if not released.is_set():
+                os.kill(os.getpid(), signal.SIGTERM)
+            released.wait(60)
+        return None
 
     return fault
 

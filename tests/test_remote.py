@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -12,16 +13,17 @@ from typing import Any
 
 import fsspec
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from seqwright import remote
 from seqwright.cli import app
 from seqwright.errors import ClientError
 from seqwright.remote import Staging, filesystem, transfers
+from seqwright.remote import staging as staging_module
 from seqwright.remote.cache import cache_folder
 from seqwright.remote.filesystem import shown
-from tests.s3 import S3, Environ, failing, slow
-from tests.toy import SETTINGS, write_text
+from tests.s3 import S3, Environ, failing, slow, terminating
+from tests.toy import SETTINGS, prepared, write_text
 
 
 @pytest.fixture
@@ -328,10 +330,96 @@ def test_mirroring_that_fails_for_a_while_is_made_up_for(s3: S3, caplog: pytest.
     assert keys(s3) == {"run/x": b"x"}
 
 
-def run(*arguments: str) -> str:
+def test_what_could_not_be_sent_before_a_stop_is_sent_by_the_next_run(
+    s3: S3, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging_module, "GRACE", 0.5)
+    put(s3, "run/old", b"old")
+    released, stop = threading.Event(), threading.Event()
+
+    def fault(environ: Environ, start: Callable[..., Any]) -> Iterable[bytes] | None:
+        if environ["REQUEST_METHOD"] == "PUT" and environ["PATH_INFO"].endswith("/state.json"):
+            stop.set()
+            released.wait(60)
+            start("403 Forbidden", [("Content-Length", "0")])
+            return [b""]
+        return None
+
+    s3.fault = fault
+    with Staging(stop_requested=stop.is_set) as first:
+        folder = first.mirror("s3://bucket/run")
+        (folder / "checkpoint-1").mkdir()
+        for name in ("state.json", "state.safetensors"):
+            (folder / "checkpoint-1" / name).write_bytes(b"1")
+    assert "ending without all that belongs to s3://bucket/run" in caplog.text
+    assert "run/checkpoint-1/state.json" not in keys(s3)
+    released.set()
+    with staging_module._PUSHING:  # the thread that was left has failed
+        s3.fault = lambda environ, start: None
+    with Staging() as second:
+        assert second.mirror("s3://bucket/run") == folder
+        assert (folder / "checkpoint-1" / "state.json").read_bytes() == b"1"
+    assert keys(s3) == {
+        "run/old": b"old",
+        **{f"run/checkpoint-1/{n}": b"1" for n in ("state.json", "state.safetensors")},
+    }
+
+
+def test_what_was_not_sent_is_given_up_for_what_another_machine_has_sent(
+    s3: S3, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Staging() as first:
+        folder = first.mirror("s3://bucket/run")
+        (folder / "state").write_bytes(b"1")
+    (folder / "unsent").write_bytes(b"2")
+    put(s3, "run/state", b"3")
+    with Staging() as second:
+        second.mirror("s3://bucket/run")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"state": b"3"}
+    assert "s3://bucket/run was changed elsewhere" in caplog.text
+
+
+def finished(*arguments: str) -> Result:
+    """What a command that ends well has printed."""
     result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
     assert result.exit_code == 0
-    return result.stdout
+    return result
+
+
+def run(*arguments: str) -> str:
+    return finished(*arguments).stdout
+
+
+def test_training_that_is_ended_while_its_data_is_fetched_ends_well(s3: S3, tmp_path: Path) -> None:
+    put(s3, "data/train/train.rec", CONTENT)
+    released = threading.Event()
+    s3.fault = terminating("GET", "train.rec", released)
+    result = finished("train", "--data=s3://bucket/data", f"--output={tmp_path / 'model'}")
+    released.set()
+    assert result.stdout == ""
+    assert "stopped before all was here" in result.stderr
+    assert not (tmp_path / "model").exists()
+
+
+def test_training_that_is_ended_does_not_wait_for_a_store_that_hangs(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging_module, "GRACE", 0.5)
+    command = ["train", f"--data={prepared(tmp_path, 100)}", "--output=s3://bucket/model"]
+    command += [f"-H{name}={value}" for name, value in SETTINGS.items()]
+    released = threading.Event()
+    s3.fault = terminating("PUT", "checkpoint-000000004/state.json", released)
+    before = time.monotonic()
+    result = finished(*command)
+    assert time.monotonic() - before < 30
+    updates = json.loads(result.stdout)["updates"]
+    assert "without all that belongs to s3://bucket/model.checkpoints and s3://bucket/model: it" in result.stderr
+    assert not [key for key in keys(s3) if key.startswith("model/")]
+    released.set()
+    with staging_module._PUSHING:
+        pass
+    assert json.loads(run(*command, f"-Hmax_num_batches={updates}"))["updates"] == updates
+    assert {"model/config.json", f"model.checkpoints/checkpoint-{updates:09}/state.json"} < set(keys(s3))
 
 
 def test_from_text_to_translations_without_a_local_file(

@@ -1,5 +1,6 @@
 """`seqwright train`."""
 
+import contextlib
 import functools
 import json
 from typing import Annotated
@@ -11,7 +12,7 @@ from seqwright.cli.options import DeviceOption, PrecisionOption, TimeoutOption, 
 from seqwright.files import read_json_object
 from seqwright.hyperparameters import parse_assignments
 from seqwright.interrupts import ENDING, stop_on_signals
-from seqwright.remote import Staging, beside, join, shown, try_to_push
+from seqwright.remote import Staging, StoppedError, beside, join, shown, try_to_push
 
 
 def train_command(
@@ -60,29 +61,29 @@ def train_command(
     ] = 1,
 ) -> None:
     """Train a model; interrupted training goes on where it stopped when the same command is given again."""
-    from seqwright.training.claims import has_begun
-    from seqwright.training.job import Channels, train
-    from seqwright.training.launch import Hosts
-    from seqwright.training.parallel import Place
-    from seqwright.training.warm_start import Start
+    with contextlib.suppress(StoppedError), stop_on_signals(*ENDING) as stop_requested:
+        from seqwright.training.claims import has_begun
+        from seqwright.training.job import Channels, train
+        from seqwright.training.launch import Hosts
+        from seqwright.training.parallel import Place
+        from seqwright.training.warm_start import Start
 
-    place = Place.of_torchrun()
-    leads = place is None or place.rank == 0
-    checkpoints = checkpoints or beside(output, ".checkpoints")
-    with Staging(STDERR, writes=leads) as staging:
-        state = staging.mirror(checkpoints)
-        model_folder = staging.write_folder(output, may_exist=has_begun(state))
-        given = staging.read_if_given(hyperparameters)
-        values = {**(read_json_object(given) if given else {}), **parse_assignments(assignments or [])}
-        channels = Channels(*(staging.read(join(data, name)) for name in ("train", "validation", "vocab")))
-        start = Start(
-            staging.read_if_given(model),
-            staging.read_if_given(vectors_source),
-            staging.read_if_given(vectors_target),
-            freeze_vectors_source,
-            freeze_vectors_target,
-        )
-        with stop_on_signals(*ENDING) as stop_requested:
+        place = Place.of_torchrun()
+        leads = place is None or place.rank == 0
+        checkpoints = checkpoints or beside(output, ".checkpoints")
+        with Staging(STDERR, leads, stop_requested) as staging:
+            state = staging.mirror(checkpoints)
+            model_folder = staging.write_folder(output, may_exist=has_begun(state))
+            given = staging.read_if_given(hyperparameters)
+            values = {**(read_json_object(given) if given else {}), **parse_assignments(assignments or [])}
+            channels = Channels(*(staging.read(join(data, name)) for name in ("train", "validation", "vocab")))
+            start = Start(
+                staging.read_if_given(model),
+                staging.read_if_given(vectors_source),
+                staging.read_if_given(vectors_target),
+                freeze_vectors_source,
+                freeze_vectors_target,
+            )
             progress = train(
                 channels,
                 model_folder,
@@ -101,15 +102,15 @@ def train_command(
                 saved=functools.partial(try_to_push, checkpoints),
                 set_up=set_up_logging,
             )
-    if not leads:
-        return
-    print(
-        json.dumps(
-            {
-                "model": shown(output) if progress.has_model else None,
-                "updates": progress.updates,
-                "epoch": progress.epoch,
-                "best": progress.best,
-            }
+        if not leads:
+            return
+        print(
+            json.dumps(
+                {
+                    "model": shown(output) if progress.has_model else None,
+                    "updates": progress.updates,
+                    "epoch": progress.epoch,
+                    "best": progress.best,
+                }
+            )
         )
-    )

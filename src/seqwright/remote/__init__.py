@@ -8,5 +8,16 @@ longer and longer waits, unless the answer is final. No message has the credenti
 
 from seqwright.remote.filesystem import beside, join, require_local, shown, without_secrets
 from seqwright.remote.staging import Staging, push, try_to_push
+from seqwright.remote.waiting import StoppedError
 
-__all__ = ["Staging", "beside", "join", "push", "require_local", "shown", "try_to_push", "without_secrets"]
+__all__ = [
+    "Staging",
+    "StoppedError",
+    "beside",
+    "join",
+    "push",
+    "require_local",
+    "shown",
+    "try_to_push",
+    "without_secrets",
+]

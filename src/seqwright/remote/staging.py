@@ -3,54 +3,113 @@
 import logging
 import shutil
 import tempfile
-from contextlib import AbstractContextManager, ExitStack
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 
 from seqwright.errors import ClientError
 from seqwright.remote.cache import folder_of
-from seqwright.remote.filesystem import Remote, is_remote
-from seqwright.remote.transfers import bars_on, fetch, fetch_folder, read_index, send_file, send_folder, write_index
+from seqwright.remote.filesystem import Remote, RemoteFile, is_remote, shown
+from seqwright.remote.transfers import (
+    Bars,
+    bars_on,
+    fetch,
+    fetch_folder,
+    read_index,
+    send_file,
+    send_folder,
+    write_index,
+)
+from seqwright.remote.waiting import StoppedError, StopRequested, outlast
+
+T = TypeVar("T")
+
+GRACE = 5.0
+"""Seconds that what a command has written may take to be sent, once a stop was requested."""
 
 _LOGGER = logging.getLogger(__name__)
+
+_PUSHING = threading.Lock()
+"""Held by the one push that a process makes at a time."""
+
+
+def _never() -> bool:
+    return False
 
 
 class Staging(AbstractContextManager["Staging"]):
     """Local paths in place of the paths that a command was given.
 
     When the block ends without an error, what was written is sent to where it belongs; after an error only mirrored
-    folders are.
+    folders are. Once a stop was requested, nothing that is not sent within `GRACE` is waited for; that is logged.
 
     Args:
         console: a terminal for progress bars.
         writes: whether to write at all; of several processes that do the same, one does.
+        stop_requested: says whether to stop.
 
     Raises:
         ClientError: from any method and at the end of the block: the other side has no such thing, refuses, or does not
             answer; or the cache cannot be written.
+        StoppedError: from any method: a stop was requested before all was there.
     """
 
-    def __init__(self, console: Console | None = None, writes: bool = True) -> None:
+    def __init__(
+        self, console: Console | None = None, writes: bool = True, stop_requested: StopRequested = _never
+    ) -> None:
         self._console = console
         self._writes = writes
-        self._stack = ExitStack()
-        self._ended_well = False
+        self._stop_requested = stop_requested
+        self._sends: dict[str, Callable[[bool], None]] = {}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._ended_well = error is None
-        self._stack.__exit__(kind, error, traceback)
+        if isinstance(error, StoppedError):
+            _LOGGER.warning("stopped before all was here: the same command goes on from what is")
+            return
+        waiting = list(self._sends)
+
+        def send() -> None:
+            for location in list(waiting):
+                self._sends[location](error is None)
+                waiting.remove(location)
+
+        try:
+            outlast(send, self._stop_requested, GRACE)
+        except (StoppedError, ClientError) as failed:
+            if not self._stop_requested():
+                raise
+            reason = f" ({failed})" if str(failed) else ""
+            names = " and ".join(map(shown, waiting))
+            _LOGGER.warning(
+                "ending without all that belongs to %s%s: it is kept here, and the same command goes on from it and "
+                "sends it",
+                *(names, reason),
+            )
+
+    def _bring(self, function: Callable[[Bars], T]) -> T:
+        """What a function gives that is told how to show progress bars."""
+
+        def work() -> T:
+            with bars_on(self._console) as bars:
+                return function(bars)
+
+        return outlast(work, self._stop_requested, grace=0)
+
+    def _files_of(self, remote: Remote) -> list[RemoteFile]:
+        return outlast(remote.files, self._stop_requested, grace=0)
 
     def read(self, location: str) -> Path:
         """A file or folder to read."""
         if not is_remote(location):
             return Path(location)
-        remote = Remote(location)
-        with bars_on(self._console) as bars:
-            return fetch(remote, bars)
+        return self._bring(lambda bars: fetch(Remote(location), bars))
 
     def read_if_given(self, location: str | None) -> Path | None:
         """As `read`; nothing for nothing."""
@@ -61,16 +120,16 @@ class Staging(AbstractContextManager["Staging"]):
         if not is_remote(location):
             return Path(location)
         remote = Remote.to_write(location)
-        if any(file.path != remote.path for file in remote.files()):
+        if any(file.path != remote.path for file in self._files_of(remote)):
             raise ClientError(f"cannot write {remote}: it is a folder; name a file")
         path = folder_of(remote, "outgoing") / remote.name
 
-        def send() -> None:
-            if self._writes and self._ended_well and path.exists():
+        def send(has_ended_well: bool) -> None:
+            if self._writes and has_ended_well and path.exists():
                 send_file(remote, path, remote.path)
                 shutil.rmtree(path.parent, ignore_errors=True)
 
-        self._stack.callback(send)
+        self._sends[location] = send
         return path
 
     def write_folder(self, location: str, may_exist: bool = False) -> Path:
@@ -83,16 +142,16 @@ class Staging(AbstractContextManager["Staging"]):
         if not is_remote(location):
             return Path(location)
         remote = Remote.to_write(location)
-        if self._writes and not may_exist and remote.files():
+        if self._writes and not may_exist and self._files_of(remote):
             raise ClientError(f"{remote} already exists and is not empty: name another folder or remove it")
         path = Path(tempfile.mkdtemp(dir=folder_of(remote, "outgoing"))) / remote.name
 
-        def send() -> None:
-            if self._writes and self._ended_well:
+        def send(has_ended_well: bool) -> None:
+            if self._writes and has_ended_well:
                 send_folder(remote, path, known={})
                 shutil.rmtree(path.parent, ignore_errors=True)
 
-        self._stack.callback(send)
+        self._sends[location] = send
         return path
 
     def mirror(self, location: str) -> Path:
@@ -106,9 +165,8 @@ class Staging(AbstractContextManager["Staging"]):
         path = folder_of(remote, "mirrors") / remote.name
         if not self._writes:
             return path
-        with bars_on(self._console) as bars:
-            fetch_folder(remote, path, bars)
-        self._stack.callback(lambda: push(location) if self._ended_well else try_to_push(location))
+        self._bring(lambda bars: fetch_folder(remote, path, bars))
+        self._sends[location] = lambda has_ended_well: push(location) if has_ended_well else try_to_push(location)
         return path
 
 
@@ -121,16 +179,22 @@ def push(location: str) -> None:
     if is_remote(location):
         remote = Remote(location)
         path = folder_of(remote, "mirrors") / remote.name
-        known = read_index(path)
-        try:
-            send_folder(remote, path, known, exact=True)
-        finally:
-            write_index(path, known)
+        with _PUSHING:
+            known = read_index(path)
+            send_folder(remote, path, known, exact=True, note=lambda: write_index(path, known))
 
 
-def try_to_push(location: str) -> None:
-    """As `push`, but a failure is only logged: there will be another time."""
+def try_to_push(location: str, stop_requested: StopRequested = _never) -> None:
+    """As `push`, but a failure is only logged: there will be another time.
+
+    Once a stop was requested it does nothing, and returns while something is being sent: the end of the command waits
+    for that.
+    """
+    if stop_requested():
+        return
     try:
-        push(location)
+        outlast(lambda: push(location), stop_requested, grace=0)
+    except StoppedError:
+        return
     except ClientError as error:
         _LOGGER.warning("%s; what is there stays as it was until the next checkpoint", error)

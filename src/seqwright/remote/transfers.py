@@ -8,7 +8,6 @@ import posixpath
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from seqwright.errors import ClientError
 from seqwright.files import explained, writing
 from seqwright.remote.cache import folder_of
 from seqwright.remote.filesystem import Remote, RemoteFile, digest, version_of
+from seqwright.remote.waiting import in_background
 
 RANGE = 16 << 20
 """Bytes that one request reads."""
@@ -34,6 +34,9 @@ _LOGGER = logging.getLogger(__name__)
 
 Index = dict[str, list[str | int]]
 """Size, time of change and remote version of each file that both sides have, by name."""
+
+_IN_FLIGHT: list[str | int] = [-1, 0, ""]
+"""The mark of a file that is being sent or removed: which of its versions the other side has, nobody can tell."""
 
 Bars = Callable[[str, int | None], Callable[[int], None]]
 """Starts a progress bar with a text and a total of bytes; gives what moves it on."""
@@ -99,13 +102,14 @@ def _fetch_file(remote: Remote, file: RemoteFile, target: Path, advance: Callabl
         remote.call("cannot read", remote.fs.get_file, file.path, str(part))
         part.replace(target)
         return
-    with part.open("ab") as stream, ThreadPoolExecutor(STREAMS) as pool:
+    with part.open("ab") as stream:
         start = stream.tell()
         advance(start)
         while start < file.size:
             ends = range(start, min(file.size, start + STREAMS * RANGE), RANGE)
             ranges = [(at, min(at + RANGE, file.size)) for at in ends]
-            for content in pool.map(functools.partial(_read_range, remote, file), ranges):
+            for arriving in [in_background(functools.partial(_read_range, remote, file, each)) for each in ranges]:
+                content = arriving.result()
                 stream.write(content)
                 start += len(content)
                 advance(len(content))
@@ -148,7 +152,9 @@ def send_file(remote: Remote, source: Path, path: str) -> None:
         raise ClientError(f"{error}{kept}") from error
 
 
-def send_folder(remote: Remote, folder: Path, known: Index, exact: bool = False) -> None:
+def send_folder(
+    remote: Remote, folder: Path, known: Index, exact: bool = False, note: Callable[[], None] = lambda: None
+) -> None:
     """Send the files of a folder that differ from those `known`, which is brought up to date.
 
     Args:
@@ -156,6 +162,7 @@ def send_folder(remote: Remote, folder: Path, known: Index, exact: bool = False)
         folder: the local folder.
         known: what is there already.
         exact: whether files that are not here are removed there.
+        note: called whenever `known` has changed, before the other side does and after.
     """
     for name, path in sorted(_names(folder).items(), key=lambda pair: (posixpath.basename(pair[0]) in _LAST, pair[0])):
         with explained(f"cannot send {path} to {remote}"):
@@ -164,13 +171,19 @@ def send_folder(remote: Remote, folder: Path, known: Index, exact: bool = False)
         if known.get(name, [])[:2] == mark:
             continue
         there = f"{remote.path}/{name}"
+        known[name] = _IN_FLIGHT
+        note()
         send_file(remote, path, there)
         remote.fs.invalidate_cache()
         known[name] = [*mark, version_of(remote.call("cannot read", remote.fs.info, there))]
+        note()
     if exact:
         for name in sorted(set(known) - set(_names(folder))):
+            known[name] = _IN_FLIGHT
+            note()
             remote.call("cannot write", _remove, remote, f"{remote.path}/{name}")
             del known[name]
+            note()
 
 
 def _remove(remote: Remote, path: str) -> None:
@@ -186,25 +199,44 @@ def _names(folder: Path) -> dict[str, Path]:
 
 
 def fetch_folder(remote: Remote, folder: Path, bars: Bars) -> None:
-    """Make a local folder like the remote one."""
+    """Make a local folder like the remote one; where that is as it was left, what is here is the newer, and is kept."""
     known = read_index(folder)
     with explained(f"cannot keep a copy of {remote} in {folder}"):
         folder.mkdir(exist_ok=True)
         there = {file.name: file for file in remote.files()}
-        for name, path in _names(folder).items():
-            mark = known.get(name)
-            version = there[name].version if name in there else ""
-            if not version or mark is None or mark[2] != version or mark[0] != path.stat().st_size:
-                path.unlink()
+        if not _is_as_left(there, known):
+            _remove_what_differs(remote, folder, there, known)
+            known = {}
+        kept = {name: mark for name, mark in known.items() if name in there and (folder / name).exists()}
         _fetch_missing(remote, {folder / name: file for name, file in there.items()}, bars)
         known = {}
         for name, file in there.items():
             status = (folder / name).stat()
-            known[name] = [status.st_size, status.st_mtime_ns, file.version]
+            known[name] = kept.get(name) or [status.st_size, status.st_mtime_ns, file.version]
         for inner in folder.iterdir():
             if inner.is_dir() and inner.name != "corpus" and not any(inner.iterdir()):
                 inner.rmdir()
     write_index(folder, known)
+
+
+def _is_as_left(there: Mapping[str, RemoteFile], known: Index) -> bool:
+    """Whether nobody else has changed the remote folder, as far as its versions tell."""
+    sure = {name: mark for name, mark in known.items() if mark != _IN_FLIGHT}
+    versions = {name: file.version for name, file in there.items() if name in sure or name not in known}
+    return all(versions.values()) and versions == {name: mark[2] for name, mark in sure.items()}
+
+
+def _remove_what_differs(remote: Remote, folder: Path, there: Mapping[str, RemoteFile], known: Index) -> None:
+    """Remove the files of a folder that are not as the remote one has them."""
+    unsent = False
+    for name, path in _names(folder).items():
+        mark, status = known.get(name, _IN_FLIGHT), path.stat()
+        version = there[name].version if name in there else ""
+        if not version or mark[2] != version or mark[0] != status.st_size:
+            unsent |= mark[:2] != [status.st_size, status.st_mtime_ns]
+            path.unlink()
+    if unsent:
+        _LOGGER.warning("%s was changed elsewhere: what this machine had not sent there is given up for it", remote)
 
 
 def read_index(folder: Path) -> Index:

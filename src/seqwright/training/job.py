@@ -40,6 +40,9 @@ logger = logging.getLogger(__name__)
 SetUp = Callable[[], Console | None]
 """Sets up a process, its logging above all, and gives its `console`; a function that can be imported by name."""
 
+Saved = Callable[[Callable[[], bool]], None]
+"""Told that a checkpoint is on disk, and how to ask whether to stop."""
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -73,7 +76,7 @@ def train(
     console: Console | None = None,
     monitors: Sequence[Monitor] = (),
     stop_requested: Callable[[], bool] = lambda: False,
-    saved: Callable[[], None] | None = None,
+    saved: Saved | None = None,
     set_up: SetUp | None = None,
 ) -> Progress:
     """Train a model and leave the best one in `output`; where `checkpoints` holds this run's, go on from there.
@@ -101,8 +104,8 @@ def train(
         monitors: what else watches training; with several processes, copies in the first of them.
         stop_requested: asked while channels are decoded and others are waited for, and at every update; once it says
             yes, the run saves its state and returns.
-        saved: called whenever a checkpoint is on disk, while training goes on; with several processes a function that
-            can be imported by name.
+        saved: called whenever a checkpoint is on disk, while training goes on, with how to ask whether to stop; with
+            several processes a function that can be imported by name.
         set_up: called first in every process that this one starts.
 
     Returns:
@@ -162,10 +165,10 @@ class _Run:
     accumulate: int
     host: str
     monitors: tuple[Monitor, ...]
-    saved: Callable[[], None]
+    saved: Saved
 
 
-def _nothing() -> None:
+def _nothing(stop_requested: Callable[[], bool]) -> None:
     """What is done besides when a checkpoint is on disk."""
 
 
@@ -256,9 +259,10 @@ def _train_settled(
     identity = _identity(settings, data, origin, run.seed, arithmetic)
     if group.leads:
         claim(run.checkpoints, run.output, identity, trained)
+    saved = functools.partial(run.saved, stop_requested)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(
-            contextlib.closing(CheckpointStore(run.checkpoints, trainer, identity, run.keep, run.saved))
+            contextlib.closing(CheckpointStore(run.checkpoints, trainer, identity, run.keep, saved))
         )
         if not store.restore():
             begin(model, origin, settings, data.source_vocabulary, data.target_vocabulary)
