@@ -3,6 +3,8 @@
 import http.server
 import json
 import logging
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -293,6 +295,49 @@ def test_any_file_system_of_fsspec_will_do(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(ClientError, match="already exists and is not empty"):
             staging.write_folder("memory://place/folder")
     assert not memory.exists("place/.file.tmp")
+
+
+LEAVES_A_MODEL = """
+import os, signal
+from seqwright.remote import Staging
+
+with Staging() as staging:
+    folder = staging.write_folder("memory://place/model")
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"large")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_killed_runs_have_left_to_send_is_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEQWRIGHT_CACHE", str(tmp_path))
+    with Staging() as living:
+        mine = living.write_folder("memory://place/mine")
+        mine.mkdir()
+        assert subprocess.run([sys.executable, "-c", LEAVES_A_MODEL], check=False).returncode == -signal.SIGKILL
+        assert list(tmp_path.rglob("model.safetensors"))
+        with Staging() as staging:
+            staging.write_folder("memory://place/another")
+            assert not list(tmp_path.rglob("model.safetensors"))
+            assert mine.exists()
+    assert not list((tmp_path / "outgoing").rglob("new-*"))
+
+
+def test_a_folder_that_could_not_be_sent_is_kept(s3: S3) -> None:
+    s3.fault = failing(10_000, "403 Forbidden", "PUT")
+
+    def write() -> None:
+        with Staging() as staging:
+            folder = staging.write_folder("s3://bucket/folder")
+            folder.mkdir()
+            (folder / "x").write_bytes(b"x")
+
+    for _ in range(2):
+        with pytest.raises(ClientError, match=r"is kept\)$"):
+            write()
+    assert [path.read_bytes() for path in cache_folder().rglob("x")] == [b"x", b"x"]
 
 
 def test_a_mirror_is_like_the_remote_folder_and_then_the_other_way_round(s3: S3) -> None:

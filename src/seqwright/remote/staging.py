@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,7 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from seqwright.errors import ClientError
-from seqwright.remote.cache import folder_of
+from seqwright.remote.cache import Scratch, folder_of
 from seqwright.remote.filesystem import Remote, RemoteFile, is_remote, shown
 from seqwright.remote.transfers import (
     Bars,
@@ -144,12 +143,17 @@ class Staging(AbstractContextManager["Staging"]):
         remote = Remote.to_write(location)
         if self._writes and not may_exist and self._files_of(remote):
             raise ClientError(f"{remote} already exists and is not empty: name another folder or remove it")
-        path = Path(tempfile.mkdtemp(dir=folder_of(remote, "outgoing"))) / remote.name
+        scratch = Scratch(remote)
+        path = scratch.path / remote.name
 
         def send(has_ended_well: bool) -> None:
             if self._writes and has_ended_well:
-                send_folder(remote, path, known={})
-                shutil.rmtree(path.parent, ignore_errors=True)
+                try:
+                    send_folder(remote, path, known={})
+                except ClientError:
+                    scratch.keep()
+                    raise
+            scratch.remove()
 
         self._sends[location] = send
         return path
