@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from seqwright.archives import MAX_MEMBERS, names_in
+from seqwright.archives import MAX_MEMBERS, names_in, unpack
 from seqwright.artifacts import FILES, TrainedModel, load_model, save_model
 from seqwright.errors import ClientError
 
@@ -147,6 +147,14 @@ def test_a_damaged_archive_is_named(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ClientError, match=r"model\.tar\.gz is not a readable model\.tar\.gz|not a complete model"):
         load_model(path)
+
+
+def test_a_full_disk_is_not_the_archives_fault(saved: Path, tmp_path: Path) -> None:
+    archive = pack(saved, tmp_path / "model.tar.gz")
+    (tmp_path / "unpacked").mkdir()
+    (tmp_path / "unpacked" / "x").symlink_to("/dev/full")
+    with pytest.raises(ClientError, match=r"cannot unpack .*: no space left on device; make room there"):
+        unpack(archive, tmp_path / "unpacked", lambda name: "x" if name.endswith("model.safetensors") else None)
 
 
 def test_a_truncated_archive_is_refused(saved: Path, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Tar archives that anyone may have made, read without trust."""
 
 import contextlib
+import errno
+import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -29,7 +31,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
 
     Raises:
         ClientError: the archive is damaged, has more than `MAX_MEMBERS`, or unpacks to more than `MAX_UNPACKED_BYTES`,
-            or two of its files take the same name.
+            or two of its files take the same name; or there is no room in `folder`.
     """
     remaining = MAX_UNPACKED_BYTES
     paths: dict[str, str] = {}
@@ -49,12 +51,26 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
             remaining -= member.size
             if remaining < 0:
                 raise ClientError(f"{archive} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB: not a model")
-            with (folder / name).open("wb") as stream, content:
+            with _room_for(archive, folder), (folder / name).open("wb") as stream, content:
                 while chunk := content.read(1 << 20):
                     stream.write(chunk)
         for name in links.keys() - paths.keys():
             if links[name] in paths:
                 (folder / name).symlink_to(links[name])
+
+
+@contextlib.contextmanager
+def _room_for(archive: Path, folder: Path) -> Iterator[None]:
+    """Tell a full disk from a damaged archive."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ClientError(
+            f"cannot unpack {archive} in {folder}: {os.strerror(error.errno).lower()}; make room there, or set TMPDIR "
+            "to a folder that has it"
+        ) from error
 
 
 def names_in(archive: Path) -> list[str]:
