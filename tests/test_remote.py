@@ -1,5 +1,6 @@
 """Remote paths against a real S3 API on loopback, one that can be told to fail."""
 
+import contextlib
 import http.server
 import json
 import logging
@@ -499,6 +500,41 @@ def test_from_text_to_translations_without_a_local_file(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ("translate --model URL/bad", "s3://bucket/bad/config.json is damaged"),
+        ("serve --model URL/bad", "s3://bucket/bad/config.json is damaged"),
+        ("translate --model URL/bad.tar.gz", "s3://bucket/bad.tar.gz is not a readable model.tar.gz"),
+        ("evaluate --model URL/bad --source URL/x --target URL/x", "s3://bucket/bad/config.json is damaged"),
+        ("import-sockeye --input URL/bad --output URL/new", "s3://bucket/bad is not a Sockeye model"),
+        ("prepare --train-source URL/x --train-target URL/y --output URL/new", "s3://bucket/x only 1"),
+        ("train --data URL/data --output URL/new", "s3://bucket/data/vocab has no vocab.src.json"),
+        ("train --data URL/data --output URL/new --hyperparameters URL/x", "s3://bucket/x is not valid JSON"),
+    ],
+)
+def test_errors_about_what_was_fetched_name_its_url(arguments: str, words: str, s3: S3) -> None:
+    files = ("bad/config.json", "bad/model.safetensors", "bad/vocab.src.json", "bad/vocab.trg.json", "bad.tar.gz")
+    for key in (*files, "x", *(f"data/{channel}/z" for channel in ("train", "validation", "vocab"))):
+        put(s3, key, b"x\n")
+    put(s3, "y", b"y\ny\n")
+    result = CliRunner().invoke(app, arguments.replace("URL", "s3://bucket").split())
+    assert isinstance(result.exception, ClientError)
+    assert words in str(result.exception)
+    assert str(cache_folder()) not in str(result.exception)
+
+
+def test_errors_about_what_is_written_name_its_url_and_where_it_is(s3: S3) -> None:
+    def fail() -> None:
+        with Staging() as staging:
+            raise ClientError(f"{staging.mirror('s3://bucket/run')}/run.json: it is another")
+
+    with pytest.raises(
+        ClientError, match=r"^s3://bucket/run/run.json: it is another \(s3://bucket/run is /.*/run until"
+    ):
+        fail()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         ("demo --output URL/demo", "only a local folder"),
         ("sagemaker train --root URL/job", "only a local folder"),
         ("sagemaker serve --root URL/job", "only a local folder"),
@@ -560,6 +596,15 @@ def test_secrets_of_a_url_are_left_out_of_what_libraries_say_of_it(said: str) ->
     assert not [secret for secret in ("AKIA", "feedbeef", "pw0rd") if secret in reason]
 
 
+@contextlib.contextmanager
+def served(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The URL of a file of an HTTP server."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/in.txt"
+        server.shutdown()
+
+
 @pytest.fixture
 def answers() -> Iterator[tuple[str, list[int]]]:
     """An HTTP server, and the statuses of its next answers; when there are none left it has a file."""
@@ -578,10 +623,45 @@ def answers() -> Iterator[tuple[str, list[int]]]:
         def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - as http.server calls it
             """Say nothing."""
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/in.txt", left
-        server.shutdown()
+    with served(Handler) as url:
+        yield url, left
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_a_copy_is_used_until_an_http_server_tells_of_another_version(
+    header: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEQWRIGHT_CACHE", str(tmp_path))
+    told, content, gets = {header: "one"}, [b"w5 w6"], []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            for name, value in {**told, "Content-Length": str(len(content[0]))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                gets.append(self.path)
+                self.wfile.write(content[0])
+
+        do_HEAD = do_GET  # noqa: N815 - as http.server calls it
+
+        def log_message(self, format: str, *_: object) -> None:  # noqa: A002 - as http.server calls it
+            """Say nothing."""
+
+    with served(Handler) as url, Staging() as staging:
+        assert staging.read(url).read_bytes() == b"w5 w6"
+        gets.clear()
+        assert staging.read(url).read_bytes() == b"w5 w6"
+        assert not gets
+        told[header], content[0] = "two", b"w6 w7"
+        assert staging.read(url).read_bytes() == b"w6 w7"
+        told.clear()
+        content[0] = b"w7 w8"
+        for _ in range(2):  # the length alone tells of no version
+            gets.clear()
+            assert staging.read(url).read_bytes() == b"w7 w8"
+            assert gets
 
 
 def test_an_http_server_that_is_busy_is_asked_again(answers: tuple[str, list[int]]) -> None:

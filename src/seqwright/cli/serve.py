@@ -42,18 +42,19 @@ def serve_command(
             raise ClientError(f"{error.name} is not installed: pip install 'seqwright[serve]'") from error
         end_if_asked()
 
-        serve(
-            Staging(STDERR).read(model),
-            host=host,
-            port=port,
-            device=device,
-            precision=precision,
-            workers=workers,
-            limits=Limits(
-                max_batch=max_batch,
-                max_batch_tokens=max_batch_tokens,
-                max_wait=max_wait_ms / 1000,
-                backlog=backlog,
-                deadline=deadline,
-            ),
-        )
+        with Staging(STDERR) as staging:
+            serve(
+                staging.read(model),
+                host=host,
+                port=port,
+                device=device,
+                precision=precision,
+                workers=workers,
+                limits=Limits(
+                    max_batch=max_batch,
+                    max_batch_tokens=max_batch_tokens,
+                    max_wait=max_wait_ms / 1000,
+                    backlog=backlog,
+                    deadline=deadline,
+                ),
+            )

@@ -253,10 +253,16 @@ _HARMLESS = 3
 """Characters of a value that is too short for a secret, and too common in texts to be left out of them."""
 
 
+_VERSION = (
+    *("ETag", "etag", "md5Hash", "mtime", "created", "LastModified", "last_modified"),
+    *("Last-Modified", "Content-MD5", "Digest", "modified", "modify"),
+)
+"""What file systems call that which differs when a file's content does; they are asked for the size besides."""
+
+
 def version_of(info: Mapping[str, Any]) -> str:
     """What a file system's `info` of a file tells of its version; see `RemoteFile.version`."""
-    marks = [info.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "created", "LastModified", "last_modified")]
-    told = [str(mark) for mark in marks if mark]
+    told = [str(info[key]) for key in _VERSION if info.get(key)]
     return digest([*told, str(info.get("size"))]) if told else ""
 
 

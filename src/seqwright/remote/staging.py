@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from rich.console import Console
 
-from seqwright.errors import ClientError
+from seqwright.errors import ClientError, SeqwrightError
 from seqwright.remote.cache import Scratch, folder_of
 from seqwright.remote.filesystem import Remote, RemoteFile, is_remote, shown
 from seqwright.remote.transfers import (
@@ -45,7 +45,8 @@ class Staging(AbstractContextManager["Staging"]):
     """Local paths in place of the paths that a command was given.
 
     When the block ends without an error, what was written is sent to where it belongs; after an error only mirrored
-    folders are. Once a stop was requested, nothing that is not sent within `GRACE` is waited for; that is logged.
+    folders are, and its message names URLs in place of their copies. Once a stop was requested, nothing that is not
+    sent within `GRACE` is waited for; that is logged.
 
     Args:
         console: a terminal for progress bars.
@@ -65,10 +66,14 @@ class Staging(AbstractContextManager["Staging"]):
         self._writes = writes
         self._stop_requested = stop_requested
         self._sends: dict[str, Callable[[bool], None]] = {}
+        self._copies: dict[str, str] = {}
+        self._written: dict[str, str] = {}
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if isinstance(error, SeqwrightError) and error.args == (str(error),):
+            error.args = (self._with_urls(str(error)),)
         if isinstance(error, StoppedError):
             _LOGGER.warning("stopped before all was here: the same command goes on from what is")
             return
@@ -92,6 +97,15 @@ class Staging(AbstractContextManager["Staging"]):
                 *(names, reason),
             )
 
+    def _with_urls(self, message: str) -> str:
+        """A message that speaks of what the user named, and not of the cache alone."""
+        for path, location in self._copies.items():
+            message = message.replace(path, shown(location))
+        for path, location in self._written.items():
+            if path in message:
+                message = f"{message.replace(path, shown(location))} ({shown(location)} is {path} until it is sent)"
+        return message
+
     def _bring(self, function: Callable[[Bars], T]) -> T:
         """What a function gives that is told how to show progress bars."""
 
@@ -108,7 +122,9 @@ class Staging(AbstractContextManager["Staging"]):
         """A file or folder to read."""
         if not is_remote(location):
             return Path(location)
-        return self._bring(lambda bars: fetch(Remote(location), bars))
+        path = self._bring(lambda bars: fetch(Remote(location), bars))
+        self._copies[str(path)] = location
+        return path
 
     def read_if_given(self, location: str | None) -> Path | None:
         """As `read`; nothing for nothing."""
@@ -128,7 +144,7 @@ class Staging(AbstractContextManager["Staging"]):
                 send_file(remote, path, remote.path)
                 shutil.rmtree(path.parent, ignore_errors=True)
 
-        self._sends[location] = send
+        self._sends[location], self._written[str(path)] = send, location
         return path
 
     def write_folder(self, location: str, may_exist: bool = False) -> Path:
@@ -155,7 +171,7 @@ class Staging(AbstractContextManager["Staging"]):
                     raise
             scratch.remove()
 
-        self._sends[location] = send
+        self._sends[location], self._written[str(path)] = send, location
         return path
 
     def mirror(self, location: str) -> Path:
@@ -170,6 +186,7 @@ class Staging(AbstractContextManager["Staging"]):
         if not self._writes:
             return path
         self._bring(lambda bars: fetch_folder(remote, path, bars))
+        self._written[str(path)] = location
         self._sends[location] = lambda has_ended_well: push(location) if has_ended_well else try_to_push(location)
         return path
 
