@@ -447,6 +447,15 @@ def test_training_that_is_ended_while_its_data_is_fetched_ends_well(s3: S3, tmp_
     assert not (tmp_path / "model").exists()
 
 
+def test_an_endpoint_that_is_ended_while_its_model_is_fetched_ends_well(s3: S3) -> None:
+    put(s3, "model/config.json", CONTENT)
+    released = threading.Event()
+    s3.fault = terminating("GET", "config.json", released)
+    result = finished("serve", "--model=s3://bucket/model", "--port=0")
+    released.set()
+    assert "stopped before all was here" in result.stderr
+
+
 def test_training_that_is_ended_does_not_wait_for_a_store_that_hangs(
     s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
