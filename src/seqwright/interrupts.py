@@ -1,12 +1,17 @@
-"""Being asked to end: as a question that a loop can ask, or as an end that tidies up."""
+"""Being asked to end: as a question that a loop can ask, as an end that tidies up, or while something is waited for."""
 
 import contextlib
 import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +22,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class StopRequested(Exception):  # noqa: N818 - it is no error
-    """What was going on was given up, for a stop was requested; there is nothing to save."""
+    """What was going on was given up, for a stop was requested; there is nothing to save that is not saved."""
 
 
 @contextlib.contextmanager
@@ -107,3 +112,41 @@ def ended_by_sigterm() -> Iterator[Callable[[], None]]:
         yield end_if_asked
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def in_background(work: Callable[[], T]) -> "Future[T]":
+    """Do `work` in a thread that does not keep the process from ending, whatever it waits for."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def outlast(work: Callable[[], T], stop_requested: Callable[[], bool], grace: float) -> T:
+    """What `work` gives, however long it takes, but for a stop.
+
+    Args:
+        work: what to do; it goes on in the background where it is not waited for.
+        stop_requested: says whether to stop.
+        grace: seconds to wait after that.
+
+    Raises:
+        StopRequested: it was not done `grace` seconds after a stop was requested.
+    """
+    future, until = in_background(work), float("inf")
+    while not wait([future], _INTERVAL).done:
+        if stop_requested():
+            until = min(until, time.monotonic() + grace)
+        if time.monotonic() >= until:
+            raise StopRequested
+    return future.result()
+
+
+_INTERVAL = 0.1
+"""Seconds between two questions whether to stop."""

@@ -8,11 +8,9 @@ longer and longer waits, unless the answer is final. No message has the credenti
 
 from seqwright.remote.filesystem import beside, join, require_local, shown, without_secrets
 from seqwright.remote.staging import Staging, push, try_to_push
-from seqwright.remote.waiting import StoppedError
 
 __all__ = [
     "Staging",
-    "StoppedError",
     "beside",
     "join",
     "push",

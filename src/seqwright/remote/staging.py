@@ -12,6 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from seqwright.errors import ClientError, SeqwrightError
+from seqwright.interrupts import StopRequested, outlast
 from seqwright.remote.cache import Scratch, folder_of
 from seqwright.remote.filesystem import Remote, RemoteFile, is_remote, shown
 from seqwright.remote.transfers import (
@@ -24,7 +25,6 @@ from seqwright.remote.transfers import (
     send_folder,
     write_index,
 )
-from seqwright.remote.waiting import StoppedError, StopRequested, outlast
 
 T = TypeVar("T")
 
@@ -56,11 +56,11 @@ class Staging(AbstractContextManager["Staging"]):
     Raises:
         ClientError: from any method and at the end of the block: the other side has no such thing, refuses, or does not
             answer; or the cache cannot be written.
-        StoppedError: from any method: a stop was requested before all was there.
+        StopRequested: from any method: a stop was requested before all was there.
     """
 
     def __init__(
-        self, console: Console | None = None, writes: bool = True, stop_requested: StopRequested = _never
+        self, console: Console | None = None, writes: bool = True, stop_requested: Callable[[], bool] = _never
     ) -> None:
         self._console = console
         self._writes = writes
@@ -74,7 +74,7 @@ class Staging(AbstractContextManager["Staging"]):
     ) -> None:
         if isinstance(error, SeqwrightError) and error.args == (str(error),):
             error.args = (self._with_urls(str(error)),)
-        if isinstance(error, StoppedError):
+        if isinstance(error, StopRequested):
             _LOGGER.warning("stopped before all was here: the same command goes on from what is")
             return
         waiting = list(self._sends)
@@ -86,7 +86,7 @@ class Staging(AbstractContextManager["Staging"]):
 
         try:
             outlast(send, self._stop_requested, GRACE)
-        except (StoppedError, ClientError) as failed:
+        except (StopRequested, ClientError) as failed:
             if not self._stop_requested():
                 raise
             reason = f" ({failed})" if str(failed) else ""
@@ -205,7 +205,7 @@ def push(location: str) -> None:
             send_folder(remote, path, known, exact=True, note=lambda: write_index(path, known))
 
 
-def try_to_push(location: str, stop_requested: StopRequested = _never) -> None:
+def try_to_push(location: str, stop_requested: Callable[[], bool] = _never) -> None:
     """As `push`, but a failure is only logged: there will be another time.
 
     Once a stop was requested it does nothing, and returns while something is being sent: the end of the command waits
@@ -215,7 +215,7 @@ def try_to_push(location: str, stop_requested: StopRequested = _never) -> None:
         return
     try:
         outlast(lambda: push(location), stop_requested, grace=0)
-    except StoppedError:
+    except StopRequested:
         return
     except ClientError as error:
         _LOGGER.warning("%s; what is there stays as it was until the next checkpoint", error)

@@ -17,9 +17,9 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from seqwright.errors import ClientError
 from seqwright.files import explained, writing
+from seqwright.interrupts import in_background
 from seqwright.remote.cache import folder_of
 from seqwright.remote.filesystem import Remote, RemoteFile, digest, version_of
-from seqwright.remote.waiting import in_background
 
 RANGE = 16 << 20
 """Bytes that one request reads."""

@@ -13,10 +13,8 @@ import json
 import os
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from seqwright.errors import AlgorithmError, ClientError
-from seqwright.interrupts import StopRequested
+from seqwright.interrupts import outlast
 
 TIMEOUT = 600.0
 """Seconds that a process waits for the others before it gives them up."""
@@ -251,33 +249,23 @@ def joined(
 def _meet(place: Place, device: torch.device, stop_requested: Callable[[], bool]) -> str:
     """Make the process group with the others; returns the address that they know this host by."""
     host, port = place.address
-    met: Future[str] = Future()
 
-    def meet() -> None:
-        try:
-            address = _own_address(host, port, time.monotonic() + place.timeout)
-            if (interface := _interface_of(address)) is not None:
-                # Left to itself, gloo takes the interface that this host's name stands for, if it stands for any.
-                os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-            dist.init_process_group(
-                "nccl" if device.type == "cuda" else "gloo",
-                init_method=f"tcp://{host}:{port}",
-                rank=place.rank,
-                world_size=place.size,
-                timeout=datetime.timedelta(seconds=place.timeout),
-            )
-            met.set_result(address)
-        except Exception as error:
-            met.set_exception(error)
+    def meet() -> str:
+        address = _own_address(host, port, time.monotonic() + place.timeout)
+        if (interface := _interface_of(address)) is not None:
+            # Left to itself, gloo takes the interface that this host's name stands for, if it stands for any.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=f"tcp://{host}:{port}",
+            rank=place.rank,
+            world_size=place.size,
+            timeout=datetime.timedelta(seconds=place.timeout),
+        )
+        return address
 
-    # PyTorch waits without asking anyone: so it waits elsewhere, and is left to it where a stop is requested.
-    threading.Thread(target=meet, daemon=True).start()
-    while not met.done():
-        if stop_requested():
-            raise StopRequested
-        wait([met], timeout=_LOOK)
     try:
-        return met.result()
+        return outlast(meet, stop_requested, grace=0)
     except (OSError, RuntimeError, ValueError) as error:
         raise ClientError(
             f"process {place.rank} of {place.size} did not meet the others at {host}:{port} within "
@@ -327,7 +315,7 @@ def _interface_of(address: str) -> str | None:
 
 
 _LOOK = 0.5
-"""Seconds between two looks for the address of a name, or for a stop."""
+"""Seconds between two looks for the address of a name."""
 
 _SIOCGIFADDR = 0x8915
 """Linux's request for an interface's address."""
