@@ -79,7 +79,7 @@ def require_local(path: Path) -> None:
         ClientError: it was.
     """
     if is_remote(str(path)):
-        raise ClientError("only a local folder will do here, not a URL (put ./ before a path that looks like one)")
+        raise ClientError("only a local folder will do here, not a URL (write a folder of such a name from / on)")
 
 
 @dataclass(frozen=True)
