@@ -423,9 +423,10 @@ def test_a_run_that_is_stopped_before_its_first_update_leaves_its_state_and_no_m
 ) -> None:
     settings = {**SETTINGS, "max_num_batches": 4}
     train(channels, tmp_path / "straight", settings, precision="fp32")
+    begun = tmp_path / "model.checkpoints" / "run.json"
     for _ in range(2):
         with caplog.at_level(logging.INFO):
-            progress = train(channels, tmp_path / "model", settings, precision="fp32", stop_requested=lambda: True)
+            progress = train(channels, tmp_path / "model", settings, precision="fp32", stop_requested=begun.exists)
         assert (progress.updates, progress.has_model) == (0, False)
         assert "there is no model yet" in caplog.messages[-1]
         assert not (tmp_path / "model").exists()
