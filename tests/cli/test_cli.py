@@ -250,6 +250,7 @@ LIMITED = """
 import resource
 from pathlib import Path
 import seqwright.inference.bulk
+import seqwright.training.job
 from seqwright.cli import main
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30),) * 2)
@@ -270,6 +271,20 @@ def test_a_search_that_does_not_fit_into_memory_is_told(model: Path) -> None:
     )
     assert result.returncode == 2, result.stderr
     assert "does not fit into memory: make the batch size or the beam size smaller" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks for its size under /proc")
+def test_a_model_that_does_not_fit_into_memory_is_told(model: Path, tmp_path: Path) -> None:
+    data = ["--data", str(model.parent / "data"), "--output", str(tmp_path / "model"), "--device", "cpu"]
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, "train", *data, "-H", "num_embed_source=100000000"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 2, result.stderr
+    assert "ClientError: there is not enough memory" in result.stderr
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_model_that_is_not_there_exits_2(run: Run, tmp_path: Path) -> None:

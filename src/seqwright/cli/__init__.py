@@ -113,6 +113,11 @@ def main() -> None:
             _discard_output()
             say("ClientError: cannot write standard output: no space left on device")
             sys.exit(ClientError.exit_code)
+        from seqwright.devices import is_out_of_memory
+
+        if is_out_of_memory(error):
+            say("ClientError: there is not enough memory: make the model, the batch size or the beam size smaller")
+            sys.exit(ClientError.exit_code)
         say(f"AlgorithmError: {type(error).__name__}: {error}")
         if not _State.debug:
             say("This is a fault of seqwright: run again with --debug and report what it prints.")
