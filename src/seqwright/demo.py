@@ -7,6 +7,8 @@ test (5 % each), so that no word of the test was seen in training, whatever its 
 
 import hashlib
 import re
+import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,12 +185,13 @@ def show(console: Console, translator: Translator, dictionary: Dictionary, rates
         table.add_row(word, translation.text, f"{translation.score:.3f}")
     console.print(table)
     _show_attention(console, new[0], found[0], folder / "attention.png")
-    model = folder / "model"
+    seqwright, model, text = f"{shlex.quote(sys.executable)} -m seqwright", folder / "model", folder / "text"
     console.print(
         f"\nThe model is in {model}. Pronounce more words (letters apart):\n"
-        f"  echo 'h e l l o' | seqwright translate --model {model}\n"
+        f"  echo 'h e l l o' | {seqwright} translate --model {shlex.quote(str(model))}\n"
         f"Score it on the held-out words:\n"
-        f"  seqwright evaluate --model {model} --source {folder}/text/test.letters --target {folder}/text/test.phones",
+        f"  {seqwright} evaluate --model {shlex.quote(str(model))} "
+        f"--source {shlex.quote(str(text / 'test.letters'))} --target {shlex.quote(str(text / 'test.phones'))}",
         highlight=False,
         soft_wrap=True,
     )

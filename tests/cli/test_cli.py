@@ -324,6 +324,14 @@ def test_an_interrupted_command_says_so_and_exits_130(run: Run, monkeypatch: pyt
     assert (result.status, result.err) == (130, "interrupted\n")
 
 
+def test_help_has_whole_option_names_in_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    result = run("train", "--help")
+    assert result.status == 0
+    assert "--freeze-vectors-source " in result.out
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
 def test_help_lists_the_commands(run: Run) -> None:
     result = run("--help")
     assert result.status == 0

@@ -84,8 +84,6 @@ def test_given_vocabularies_are_used(tmp_path: Path) -> None:
         output=tmp_path / "out",
         vocab_source=GOLDEN / "min2/vocab.src.json",
         vocab_target=GOLDEN / "min2/vocab.trg.json",
-        single_vocab=True,
-        num_words_source=1,
     )
     assert (tmp_path / "out/train/train.rec").read_bytes() == (GOLDEN / "min2/train.rec").read_bytes()
     for side in ("src", "trg"):
@@ -156,6 +154,8 @@ def test_blocks_do_not_show(tmp_path: Path) -> None:
         ("a", "x", {"validation_source": Path("v")}, "validation text needs both sides"),
         ("a", "x", {"vocab_target": Path("v")}, "vocabularies are needed for both sides"),
         ("a", "x", {"vocab_source": Path("no"), "vocab_target": Path("no")}, "cannot read the vocabulary no"),
+        ("a", "x", {"vocab_source": Path("v"), "vocab_target": Path("v"), "single_vocab": True}, "used as they are"),
+        ("a", "x", {"vocab_source": Path("v"), "vocab_target": Path("v"), "num_words_target": 9}, "used as they are"),
         ("a", "x", {"validation_source": Path("no"), "validation_target": Path("no")}, "cannot read the valid"),
     ],
 )

@@ -33,7 +33,9 @@ from seqwright.remote import without_secrets
 INTERRUPTED = [128 + number for number in ENDING]
 """The exit statuses of a command that a signal ended."""
 
-app = typer.Typer(name="seqwright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="seqwright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 app.command("prepare")(prepare_command)
 app.command("train")(train_command)
 app.command("translate")(translate_command)

@@ -34,7 +34,7 @@ def prepare_command(
     word_min_count_source: Annotated[int, typer.Option(min=1, help="Leave out words that are rarer.")] = 1,
     word_min_count_target: Annotated[int, typer.Option(min=1, help="The same for the target.")] = 1,
     vocab_source_json: Annotated[
-        str | None, path_option(help="Vocabulary to use in place of a new one, with --vocab-target-json.")
+        str | None, path_option(help="Vocabulary to use as it is in place of a new one, with --vocab-target-json.")
     ] = None,
     vocab_target_json: Annotated[str | None, path_option(help="The same for the target.")] = None,
 ) -> None:

@@ -12,7 +12,9 @@ from seqwright.errors import ClientError
 from seqwright.interrupts import ended_by_sigterm, stop_on_signals
 from seqwright.remote import require_local
 
-sagemaker_app = typer.Typer(no_args_is_help=True, help="Train or serve under Amazon SageMaker's container contract.")
+sagemaker_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Train or serve under Amazon SageMaker's container contract."
+)
 
 RootOption = Annotated[Path, typer.Option(help="Where the platform's files are.")]
 

@@ -22,9 +22,7 @@ def train_command(
         list[str] | None,
         typer.Option("-H", metavar="NAME=VALUE", help="A hyperparameter; may be given many times."),
     ] = None,
-    hyperparameters: Annotated[
-        str | None, path_option(help="JSON object of hyperparameters; -H goes before it.")
-    ] = None,
+    hyperparameters: Annotated[str | None, path_option(help="JSON object of hyperparameters; -H overrides it.")] = None,
     model: Annotated[
         str | None,
         path_option(help="Model folder or model.tar.gz to start from: its hyperparameters and parameters."),

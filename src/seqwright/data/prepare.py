@@ -123,7 +123,7 @@ def prepare(
         word_min_count_source: leave words out of the vocabulary that are rarer than this.
         word_min_count_target: the same for the target.
         vocab_source: a vocabulary to use in place of a new one, given with `vocab_target` or not at all; the
-            options above have no effect then.
+            options above are for new ones alone.
         vocab_target: the same for the target.
         progress: called now and then with how many bytes have been read, and how many will be.
 
@@ -141,6 +141,11 @@ def prepare(
             raise ClientError(f"numbers of words and minimum counts start at 1, not {value}")
     if (vocab_source is None) != (vocab_target is None):
         raise ClientError("vocabularies are needed for both sides: give a source and a target one, or neither")
+    shape = (single_vocab, num_words_source, num_words_target, word_min_count_source, word_min_count_target)
+    if vocab_source is not None and shape != (False, NUM_WORDS, NUM_WORDS, 1, 1):
+        raise ClientError(
+            "vocabularies that are given are used as they are: leave out the options that shape new ones, or the files"
+        )
     meter = _Meter(sum(text.size for text in texts), progress)
     with (
         new_folder(output) as folder,
