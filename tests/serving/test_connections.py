@@ -17,6 +17,7 @@ from seqwright.serving import connections, server
 from seqwright.serving.limits import Limits
 from tests.serving.conftest import ENDLESS, running
 from tests.serving.test_direct import PING, body_of, chunked, exchange, post, statuses
+from tests.serving.test_under_load import eventually, queued
 
 PATIENCE = 30.0
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -213,3 +214,17 @@ def test_the_end_of_service_has_a_bound(translator: Translator, monkeypatch: pyt
             sent = post(json.dumps({"instances": [instance, *[{**instance, "data": "w5"}] * 40]}).encode())
             connection = stack.enter_context(sending(url, sent))
         check_error(answers_on(connection), 503, "shutting_down")
+
+
+def test_nothing_is_computed_for_a_client_that_left_after_two_requests(translator: Translator) -> None:
+    instance = {"data": "w5", "configuration": ENDLESS}
+    sent = post(json.dumps({"instances": [instance] * 200}).encode()) + PING
+    with running(translator, Limits(max_batch=1)) as url:
+        with sending(url, sent):
+            since = time.monotonic()
+            while not eventually(queued(url) == 199, since):
+                pass
+        since = time.monotonic()
+        while not eventually(queued(url) == 0, since):
+            pass
+        assert "seqwright_batch_size_count 1.0" in httpx.get(f"{url}/metrics").text

@@ -9,7 +9,8 @@ from enum import Enum, auto
 
 from httptools import HttpParserCallbackError, HttpParserError, parse_url
 from starlette.responses import Response
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from seqwright.serving.errors import RequestError, as_json, failed, shutting_down
 from seqwright.serving.limits import MAX_BODY_BYTES
@@ -55,6 +56,8 @@ class BoundedProtocol(HttpToolsProtocol):
     _is_stopping: bool = False
     _fault: RequestError | None = None
     """Why nothing more is read."""
+    _running: RequestResponseCycle | None = None
+    """The request that the application answers; uvicorn knows the last that came, and it alone of a lost connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request, but not for ever."""
@@ -64,6 +67,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
         self._stop_waiting()
+        for cycle in filter(None, (self._running, *(cycle for cycle, _ in self.pipeline))):
+            cycle.disconnected = not cycle.response_complete
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -157,6 +163,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._say(fault)
         elif self._phase is _Phase.BODY:
             self.pipeline.popleft()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _unset_keepalive_if_required(self) -> None:
         """Not for a body that nobody reads: more of it is no reason to stay."""
