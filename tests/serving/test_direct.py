@@ -189,9 +189,9 @@ def test_an_answer_at_once_does_not_end_the_wait_for_the_next(
 ) -> None:
     translate = Translator.translate_batch
 
-    def slowly(*arguments: Any, **options: Any) -> None:
+    def slowly(*arguments: Any, **options: Any) -> Iterator[None]:
         time.sleep(2)
-        translate(*arguments, **options)
+        return translate(*arguments, **options)
 
     monkeypatch.setattr(Translator, "translate_batch", slowly)
     with running(translator, keep_alive=1) as url:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from seqwright.inference.translator import Translation
 from seqwright.serving.codecs import Instance
-from seqwright.serving.errors import late, queue_full, unavailable
+from seqwright.serving.errors import late, queue_full, shutting_down
 from seqwright.serving.limits import Limits
 from seqwright.serving.line import Item, Line, SearchKey
 from seqwright.serving.metrics import Metrics
@@ -118,7 +118,7 @@ class Batcher:
 
     def _check_room(self, size: int, lines: Sequence[Line]) -> None:
         if self._closing:
-            raise unavailable("shutting_down", "the endpoint is shutting down: try another or try again")
+            raise shutting_down()
         if len(self._unanswered) + sum(line.ahead(size) for line in lines) > self._room(size):
             raise queue_full()
 

@@ -93,7 +93,7 @@ class DirectProtocol(BoundedProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, and give a body that is late a moment."""
-        if not self.is_in_body and b"pgrade" in data:
+        if b"pgrade" in data and not self._is_in_body():
             head, end, rest = data.partition(b"\r\n\r\n")
             data = _UPGRADE.sub(b"", head + end[:2]) + end[2:] + rest
         super().data_received(data)
@@ -105,7 +105,8 @@ class DirectProtocol(BoundedProtocol):
         answering = cast(Application, self.config.app).answering(self.url) if self._is_plain() else None
         if answering and (refusal := answering.refusal()):
             self.cycle = _REFUSED
-            self._write(503, refusal)
+            self.send(503, refusal, keep_alive=True)
+            self.on_response_complete()
             return
         headers = Headers(raw=self.headers)
         length = headers.get("content-length", "")
@@ -124,6 +125,8 @@ class DirectProtocol(BoundedProtocol):
 
     def end_request(self) -> None:
         """Begin to answer."""
+        if self.cycle is _REFUSED:
+            return
         if self._incoming:
             exchange = self._taken()
             if refusal := exchange.answering.refusal():  # for others that came with it and before it
@@ -156,7 +159,7 @@ class DirectProtocol(BoundedProtocol):
             and self.parser.should_keep_alive()
             and not self.expect_100_continue
             and not self.flow.write_paused
-            and not self.is_stopping
+            and not self._is_stopping
             and (self.cycle is None or self.cycle.response_complete)
         )
 
@@ -187,7 +190,7 @@ class DirectProtocol(BoundedProtocol):
         if not exchange.disconnected:
             self._write(status, rest, exchange.keep_alive)
 
-    def _write(self, status: int, rest: bytes, keep_alive: bool = True) -> None:
+    def _write(self, status: int, rest: bytes, keep_alive: bool) -> None:
         """Send an answer in one piece, and do with the connection what uvicorn does after any other."""
         self.send(status, rest, keep_alive)
         if not keep_alive:

@@ -37,6 +37,9 @@ _LOGGER = logging.getLogger(__name__)
 _FEW = 2
 """Sentences of a batch that gains by the whole processor, while nobody else searches."""
 
+_LEAVE_SECONDS = 5.0
+"""Seconds that a process has to end by itself, a step of its search included."""
+
 _NICENESS = 5
 """By how much search yields to HTTP, whose work is short and holds up everyone."""
 
@@ -143,6 +146,8 @@ class SearchProcess:
         with contextlib.suppress(OSError):  # it is not connected where the process has ended
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
+        self._process.join(_LEAVE_SECONDS)
+        self._process.kill()
         self._process.join()
 
     async def _linked(self) -> "_Link":

@@ -326,7 +326,8 @@ def _is_lost_contact(error: RuntimeError) -> bool:
     if isinstance(error, dist.DistError):
         return True
     text = str(error).lower()
-    return any(word in text for word in ("gloo", "nccl", "connection closed", "connection reset", "timed out"))
+    signs = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "timeout")
+    return any(sign in text for sign in signs)
 
 
 def _suspects(message: str, hosts: Sequence[_Host], rank: int) -> str:
