@@ -434,6 +434,12 @@ def test_a_run_that_is_stopped_before_its_first_update_leaves_its_state_and_no_m
     assert_same_weights(tmp_path / "straight", tmp_path / "model")
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int, channels: Channels, tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match=f"seed={seed} is not between 0 and"):
+        train(channels, tmp_path / "model", SETTINGS, seed=seed)
+
+
 def test_a_stop_in_bleu_ends_the_validation(channels: Channels, tmp_path: Path) -> None:
     settings = {**SETTINGS, "optimized_metric": "bleu", "max_num_batches": 8}
     straight = train(channels, tmp_path / "straight", settings, precision="fp32")

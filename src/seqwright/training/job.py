@@ -116,6 +116,8 @@ def train(
             not met.
         LostContactError: another process ended or cannot be reached.
     """
+    if not 0 <= seed < 1 << 63:
+        raise ClientError(f"seed={seed} is not between 0 and 2^63 - 1")
     hosts = hosts or Hosts()
     run = _Run(
         channels=channels,
