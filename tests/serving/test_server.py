@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -40,6 +41,20 @@ def test_it_serves_logs_on_standard_error_and_ends_cleanly_on_sigterm(model: Pat
         response = httpx.post(f"{url}/invocations", json={"instances": [{"data": "w5 w6"}]}, timeout=30)
         assert response.json() == {"predictions": [{"target": translator.translate(["w5 w6"])[0].text}]}
         assert httpx.get(f"{url}/ping").status_code == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is read from /proc")
+def test_more_connections_are_taken_than_a_process_may_usually_have(model: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        with command("serve", "--model", model, "--port", 0, "--precision", "fp32", "--workers", 1) as (_, process):
+            limits = Path(f"/proc/{process.pid}/limits").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    found = re.search(r"Max open files +(\d+)", limits)
+    assert found is not None
+    assert int(found[1]) == (hard if 0 <= hard < 1 << 16 else 1 << 16)
 
 
 def test_answers_of_any_size_come_from_a_search_process(model: Path) -> None:

@@ -30,6 +30,9 @@ _MOST_WORKERS = 4
 _CONNECTIONS = 2048
 """New connections that wait until they are taken; the kernel may allow fewer."""
 
+_OPEN_FILES = 1 << 16
+"""Connections and other open files, where the system allows so many."""
+
 _UNREAD_SECONDS = 60.0
 """How long an answer may wait for a client that does not read; Linux alone knows such a bound."""
 
@@ -104,6 +107,7 @@ def serve(
         ClientError: the model is missing or damaged, the device is not to be had, or the address cannot be listened on.
     """
     limits = limits or Limits()
+    _allow_many_connections()
     with contextlib.ExitStack() as stack:
         stack.enter_context(ended_by_sigterm())  # while it loads
         count = workers or (1 if choose_device(device).type == "cuda" else min(_MOST_WORKERS, torch.get_num_threads()))
@@ -140,6 +144,17 @@ def serve(
 
         signal.signal(signal.SIGTERM, stop)
         server.run(sockets=[bound])
+
+
+def _allow_many_connections() -> None:
+    """Let the process have as many files open as it may ask for: the usual 1,024 are fewer than clients in a rush."""
+    with contextlib.suppress(ModuleNotFoundError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def bind(host: str, port: int) -> socket.socket:
