@@ -1,17 +1,13 @@
 """Locks between processes, that end with the process that holds them."""
 
 import contextlib
-import os
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from seqwright.errors import ClientError
 from seqwright.files import explained
-
-if sys.platform != "win32":
-    import fcntl
 
 PATIENCE = 10.0
 """Seconds to wait for a lock: processes that were killed together do not all end at once."""
@@ -33,38 +29,17 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
     """
     with explained(f"cannot write {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    until = time.monotonic() + PATIENCE
-    while (descriptor := _open(path)) is not None and not _take(descriptor, path):
-        os.close(descriptor)
-        if time.monotonic() > until:
-            raise ClientError(refusal)
-        time.sleep(0.1)
+    lock = FileLock(path, PATIENCE, poll_interval=0.1, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ClientError(refusal) from error
+    except OSError:
+        pass
     try:
         yield
     finally:
-        if descriptor is not None:
+        if lock.is_locked:
             with contextlib.suppress(OSError):
                 path.unlink()
-            os.close(descriptor)
-
-
-def _open(path: Path) -> int | None:
-    with contextlib.suppress(OSError):
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    return None
-
-
-def _take(descriptor: int, path: Path) -> bool:
-    """Lock an open file, where that is possible at all; False if another process has it, or has just removed it."""
-    if sys.platform == "win32":
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except FileNotFoundError:
-        return False
+            lock.release()

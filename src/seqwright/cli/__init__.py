@@ -28,7 +28,6 @@ from seqwright.cli.train import train_command
 from seqwright.cli.translate import translate_command
 from seqwright.errors import ClientError, SeqwrightError
 from seqwright.interrupts import ENDING, end_on_signals
-from seqwright.remote import without_secrets
 
 INTERRUPTED = [128 + number for number in ENDING]
 """The exit statuses of a command that a signal ended."""
@@ -81,7 +80,7 @@ def _flushed() -> Iterator[None]:
 def _trace() -> None:
     """Where the error comes from, where that was asked for; without the credentials of its URLs."""
     if _State.debug:
-        say(without_secrets(traceback.format_exc()).rstrip())
+        say(traceback.format_exc().rstrip())
 
 
 def _discard_output() -> None:

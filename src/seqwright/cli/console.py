@@ -15,10 +15,8 @@ class _StandardError:
 
     @property
     def _stream(self) -> TextIO | None:
-        stream: TextIO | None = getattr(
-            sys.stderr, "rich_proxied_file", sys.stderr
-        )  # what a progress bar stands before
-        return stream
+        behind_a_progress_bar: TextIO | None = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
+        return behind_a_progress_bar
 
     @property
     def encoding(self) -> str:

@@ -187,12 +187,9 @@ class DirectProtocol(BoundedProtocol):
         """Send the answer, but to a client that has gone."""
         exchange.response_complete = True
         self._leave = None
-        if not exchange.disconnected:
-            self._write(status, rest, exchange.keep_alive)
-
-    def _write(self, status: int, rest: bytes, keep_alive: bool) -> None:
-        """Send an answer in one piece, and do with the connection what uvicorn does after any other."""
-        self.send(status, rest, keep_alive)
-        if not keep_alive:
+        if exchange.disconnected:
+            return
+        self.send(status, rest, exchange.keep_alive)
+        if not exchange.keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -11,7 +11,6 @@ import logging
 import multiprocessing
 import os
 import pickle
-import signal
 import socket
 import struct
 import time
@@ -248,8 +247,6 @@ _SHORT, _LONG, _LONGEST = struct.Struct("!i"), struct.Struct("!Q"), (1 << 31) - 
 
 def _serve(connection: Connection, model: Path, device: str, precision: str, share: int) -> None:
     """The process: load, translate once so that the first request is not slow, and search until the pipe closes."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(AttributeError, OSError):
         os.nice(_NICENESS)
     try:
