@@ -1,4 +1,4 @@
-"""Starting processes of our own by `multiprocessing`, as a part of one command."""
+"""Starting processes of our own, as parts of one command."""
 
 import contextlib
 import os
@@ -12,8 +12,21 @@ _SAFE_PATH = "PYTHONSAFEPATH"
 
 
 @contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Keep the signals of `interrupts.ENDING` waiting until the end of the block, and out of what is started in it.
+
+    A signal between the start of a process and the first line that sees to its end would leave it behind.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """A context to start processes in that import nothing of the current folder and leave signals to this one.
+    """A context to start `multiprocessing`'s processes in, which leave signals to this one and import its modules only.
 
     Python looks for modules in the current folder first when it starts as `multiprocessing` starts it: a user's
     `random.py` would be run. And a terminal sends Ctrl-C to every process, to those that still import as well: the
@@ -24,11 +37,8 @@ def starting() -> Iterator[None]:
     os.environ[_SAFE_PATH] = "1"
     try:
         resource_tracker.ensure_running()  # where it has yet to be started, that unblocks signals
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
-        try:
+        with signals_held():
             yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     finally:
         if before is None:
             del os.environ[_SAFE_PATH]

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -321,6 +322,18 @@ def test_requests_that_came_together_are_waited_for_and_no_longer(bench: Make) -
     for ticket in tickets:
         result(ticket)
     assert [len(sources) for sources in made.batches()[1:]] == [3] * 4
+
+
+def test_requests_that_do_not_come_are_not_waited_for_to_the_end(bench: Make) -> None:
+    made = bench(max_wait=10)
+    made.hold()
+    tickets = [made.submit([instance([5])]) for _ in range(3)]
+    made.release()
+    for ticket in tickets:
+        result(ticket)
+    started = time.monotonic()
+    result(made.submit([instance([5])]))
+    assert 1 < time.monotonic() - started < 10
 
 
 def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(bench: Make) -> None:

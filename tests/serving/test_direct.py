@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from seqwright.inference.translator import Translator
 from seqwright.serving import direct
 from seqwright.serving.batcher import Batcher
+from seqwright.serving.direct import DirectProtocol
 from seqwright.serving.negotiation import JSON, JSON_LINES, RECORDIO
 from tests.serving.conftest import running
 from tests.serving.records import framed, record
@@ -135,6 +136,75 @@ def test_requests_sent_without_waiting_are_answered_in_order(url: str) -> None:
     assert statuses(answers) == [200, 200, 200, 200, 400]
     bodies = [part.partition(b"\r\n\r\n")[2] for part in answers.split(b"HTTP/1.1 ")[1:]]
     assert [body.count(b"target") for body in bodies] == [30, 1, 0, 30, 0]
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The URLs of the requests whose heads the parser has read."""
+    urls: list[bytes] = []
+    begin_request = DirectProtocol.begin_request
+
+    def noting(self: DirectProtocol) -> None:
+        urls.append(self.url)
+        begin_request(self)
+
+    monkeypatch.setattr(DirectProtocol, "begin_request", noting)
+    return urls
+
+
+def test_a_head_that_is_known_is_not_parsed_again(translator: Translator, parsed: list[bytes]) -> None:
+    texts = ["w4", "w5", "w", "w6", "w9 w4"]
+    with running(translator) as url:
+        answers = exchange(url, *(post(body_of(text)) for text in texts), post(b"{", CLOSE))
+        again = exchange(url, post(body_of("w7")), post(b"{"), post(body_of("w8"), CLOSE))
+    found = [json.loads(part.partition(b"\r\n\r\n")[2]) for part in answers.split(b"HTTP/1.1 ")[1:-1]]
+    assert found == [{"predictions": [{"target": each.text}]} for each in translator.translate(texts)]
+    assert statuses(answers) == [200] * 5 + [400]
+    assert statuses(again) == [200, 400, 200]
+    assert (
+        len(parsed) == 3 + 1 + 1 + 1
+    )  # three lengths, the one that closes, and in the second two lengths that are new
+
+
+@pytest.mark.parametrize("size", [1, 7, 60, 129, 180, 300, 1000])
+def test_known_heads_may_come_in_parts_and_together(url: str, size: int) -> None:
+    known, other = post(body_of("w4 w5")), post(body_of("w4 w5 w6"))
+    exchange(url, known, other, post(b"", CLOSE))
+    stream = known * 2 + PING + other + known + other * 2 + post(body_of("w4"), CLOSE)
+    parts = [stream[start : start + size] for start in range(0, len(stream), size)]
+    answers = exchange(url, known, *parts, pause=0.002)
+    assert statuses(answers) == [200] * 9
+    assert answers.count(b"target") == 8
+
+
+@pytest.mark.parametrize("more", ["Authorization: Bearer x\r\n", f"X-Long: {'x' * 3000}\r\n"])
+def test_credentials_and_long_heads_are_not_kept(translator: Translator, parsed: list[bytes], more: str) -> None:
+    with running(translator) as url:
+        answers = exchange(url, *[post(body_of("w4"), more)] * 3, post(body_of("w4"), CLOSE))
+    assert statuses(answers) == [200] * 4
+    assert len(parsed) == 4
+
+
+def test_only_so_many_heads_are_kept(
+    translator: Translator, parsed: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(direct, "_MOST_HEADS", 2)
+    asked = [post(body_of("w4"), f"X-Number: {number}\r\n") for number in (1, 2, 3, 3, 2, 1)]
+    with running(translator) as url:
+        assert statuses(exchange(url, *asked, post(body_of("w4"), CLOSE))) == [200] * 7
+    assert len(parsed) == 3 + 1 + 1  # the second and the third are known, the first no more; and the one that closes
+
+
+def test_a_request_whose_head_is_known_is_refused_too(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = post(body_of("w4"))
+    with running(translator) as url:
+        assert statuses(exchange(url, known, post(b"", CLOSE))) == [200, 400]
+        monkeypatch.setattr(Batcher, "full", property(lambda _: True))
+        answers = exchange(url, known, known, post(b"", CLOSE))
+        figures = httpx.get(f"{url}/metrics").text
+    assert statuses(answers) == [503, 503, 400]
+    assert b"retry-after: 1" in answers.lower()
+    assert 'seqwright_requests_total{status="503"} 2.0' in figures
 
 
 @pytest.mark.parametrize("patience", [10.0, 0.01])

@@ -19,6 +19,7 @@ from seqwright.data.sequences import Sequences
 from seqwright.data.text import read_blocks
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
+from seqwright.processes import signals_held
 
 
 class _Numbers(dict[str, int]):
@@ -103,7 +104,13 @@ def spooling_apart(path: Path, scratch: Path) -> Iterator[Callable[[], tuple[Wor
         ClientError: from what is yielded: as `Words.spool` does.
     """
     command = [sys.executable, "-P", "-m", __name__, str(path), str(scratch)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own module
+    with contextlib.ExitStack() as stack:
+        with signals_held():
+            process = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603 - our own module
+            )
+            stack.callback(scratch.unlink, missing_ok=True)
+            stack.callback(process.kill)
 
         def wait() -> tuple[Words, Spool]:
             told, log = process.communicate()
@@ -116,10 +123,7 @@ def spooling_apart(path: Path, scratch: Path) -> Iterator[Callable[[], tuple[Wor
             words.counts = np.array(answer["counts"], dtype=np.int64)
             return words, Spool(stack.enter_context(scratch.open("rb")), map(tuple, answer["sizes"]))
 
-        with contextlib.ExitStack() as stack:
-            stack.callback(scratch.unlink, missing_ok=True)
-            stack.callback(process.kill)
-            yield wait
+        yield wait
 
 
 def main() -> None:

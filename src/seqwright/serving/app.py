@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from seqwright.serving.batcher import Batcher
 from seqwright.serving.bodies import BodyReader, UnreadResponse
 from seqwright.serving.codecs import Instance, decode, encode
 from seqwright.serving.connections import as_bytes
+from seqwright.serving.direct import Begin, Head
 from seqwright.serving.errors import RequestError, as_json, failed, queue_full, shutting_down
 from seqwright.serving.limits import MAX_BODY_BYTES, Limits
 from seqwright.serving.metrics import CONTENT_TYPE, Metrics
@@ -72,6 +74,7 @@ class Application(FastAPI):
             docs_url=None,  # FastAPI's pages are scripts of a third party's server
             redoc_url=None,
         )
+        self.heads: dict[bytes, Head] = {}
         self._endpoint = endpoint
 
     def stop(self) -> None:
@@ -168,9 +171,10 @@ class _Invocations:
         self._endpoint.metrics.answered(503)
         return self._refusal
 
-    def begin(self, headers: Headers, body: bytes, done: Callable[[Response], None]) -> Callable[[], None]:
-        """As `direct.Answering.begin`."""
-        return self._endpoint.begin(headers, body, self._refuse, done)
+    def beginning(self, headers: Headers) -> Begin:
+        """As `direct.Answering.beginning`."""
+        formats = cache(lambda: _formats(headers))
+        return lambda body, done: self._endpoint.begin(formats, body, self._refuse, done)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request as an ASGI application."""
@@ -239,7 +243,7 @@ class _Endpoint:
 
     def begin(
         self,
-        headers: Headers,
+        formats: Callable[[], tuple[str, str]],
         body: bytes,
         refuse: Callable[[RequestError], Response],
         done: Callable[[Response], None],
@@ -247,8 +251,8 @@ class _Endpoint:
         """As `answer`, for a small body, without a task of its own.
 
         Args:
-            headers: the request's.
-            body: its body.
+            formats: gives those of the request and of its answer, or raises `RequestError`.
+            body: the request's.
             refuse: how errors are said.
             done: called with the answer, now or later; not where the client has gone.
 
@@ -262,7 +266,7 @@ class _Endpoint:
             done(response)
 
         try:
-            asked = self._read(body, *_formats(headers), started)
+            asked = self._read(body, *formats(), started)
             ticket = self._submit(asked)
         except Exception as error:
             end(_failure(error, refuse))

@@ -183,6 +183,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
+    def _is_between(self) -> bool:
+        """Whether what comes next begins a request."""
+        return self._phase is _BETWEEN and not self._fault and not self.transport.is_closing()
+
     def _is_in_body(self) -> bool:
         """Whether what comes next is of a body."""
         return self._phase is _BODY
@@ -202,6 +206,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_is_late)
+
+    def stop_waiting(self) -> None:
+        """Take note that a request is there, where it was not parsed."""
+        self._stop_waiting()
+        self._unset_keepalive_if_required()
 
     def _stop_waiting(self) -> None:
         if self._head_timer:

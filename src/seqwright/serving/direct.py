@@ -7,6 +7,9 @@ bear, nine of ten requests are refused, and what that costs is taken from the te
 so as soon as its headers are there. Every other request is uvicorn's: large, chunked, by another method, behind another
 on its connection, or for another route.
 
+A client sends the same headers again and again. Those that were parsed once and found to be of this kind are known by
+their bytes from then on, and so is where the request ends: one that comes in one piece is not parsed again.
+
 An offer to speak HTTP/2 instead, which every client of Java's standard library makes, is passed over, as RFC 9110 (7.8)
 allows: to the parser it would be the end of HTTP, and the body be lost (https://github.com/Kludex/uvicorn/issues/2722).
 """
@@ -42,12 +45,20 @@ class Answering(Protocol):
     def refusal(self) -> bytes | None:
         """The `as_bytes` of the 503 that any request would get now; None if it would get another answer."""
 
-    def begin(self, headers: Headers, body: bytes, done: Callable[[Response], None]) -> Callable[[], None]:
-        """Answer a request: `done` gets the answer, now or later. Returns what to call when the client goes away."""
+    def beginning(self, headers: Headers) -> "Begin":
+        """How requests with these headers are answered."""
+
+
+Begin = Callable[[bytes, Callable[[Response], None]], Callable[[], None]]
+"""Answers a request, given its body and what gets the answer, now or later; returns what to call when the client goes
+away."""
 
 
 class Application(Protocol):
     """An application with routes whose requests need nothing of ASGI."""
+
+    heads: "dict[bytes, Head]"
+    """Those that are known, oldest first."""
 
     def answering(self, url: bytes) -> Answering | None:
         """Who answers a POST to `url`; None if that is for the application."""
@@ -61,12 +72,31 @@ _UNHEARD = asyncio.Event()
 """What uvicorn sets when a body arrives or a connection is lost; nobody waits for it here."""
 
 
+@dataclass(frozen=True)
+class Head:
+    """The line and headers of a small POST on a connection that stays.
+
+    Attributes:
+        answering: who answers.
+        begin: how.
+        length: bytes of the body.
+    """
+
+    answering: Answering
+    begin: Begin
+    length: int
+
+
+_MOST_HEADS = 1024
+_LONGEST_HEAD = 1 << 11
+"""Heads that are remembered, and bytes of the longest of them."""
+
+
 @dataclass(eq=False)
 class _Exchange:
     """A request and its answer, in the place of uvicorn's `RequestResponseCycle`: what of it uvicorn reads and sets."""
 
-    answering: Answering
-    headers: Headers
+    head: Head
     body: bytearray = field(default_factory=bytearray)
     keep_alive: bool = True
     response_started: bool = False
@@ -90,28 +120,39 @@ class DirectProtocol(BoundedProtocol):
     _hand_over_timer: asyncio.TimerHandle | None = None
     _leave: Callable[[], None] | None = None
     """To call when the client goes away."""
+    _first: bytes = b""
+    """The data at hand, where a request begins with it."""
 
     def data_received(self, data: bytes) -> None:
-        """Parse, and give a body that is late a moment."""
+        """Parse what is not known, and give a body that is late a moment."""
+        self._first = b""
+        if self._is_idle():
+            end = data.find(b"\r\n\r\n") + 4
+            head = cast(Application, self.config.app).heads.get(data[:end])
+            if head and len(data) == end + head.length:
+                self._take_in(head, data[end:])
+                return
+            self._first = data
         if b"pgrade" in data and not self._is_in_body():
-            head, end, rest = data.partition(b"\r\n\r\n")
-            data = _UPGRADE.sub(b"", head + end[:2]) + end[2:] + rest
+            head_bytes, ended, rest = data.partition(b"\r\n\r\n")
+            data, self._first = _UPGRADE.sub(b"", head_bytes + ended[:2]) + ended[2:] + rest, b""
         super().data_received(data)
         if self._incoming and not self._hand_over_timer:
             self._hand_over_timer = self.loop.call_later(_PATIENCE, self._hand_over)
 
     def begin_request(self) -> None:
         """Refuse a request, take it in, or leave it to uvicorn."""
+        first, self._first = self._first, b""
         answering = cast(Application, self.config.app).answering(self.url) if self._is_plain() else None
         if answering and (refusal := answering.refusal()):
-            self.cycle = _REFUSED
-            self.send(503, refusal, keep_alive=True)
-            self.on_response_complete()
+            self._refuse_unread(refusal)
             return
         headers = Headers(raw=self.headers)
         length = headers.get("content-length", "")
         if answering and length.isdecimal() and len(length) < _DIGITS and int(length) <= SMALL_BODY:
-            self._incoming = _Exchange(answering, headers)
+            head = Head(answering, answering.beginning(headers), int(length))
+            self._remember(first, head)
+            self._incoming = _Exchange(head)
             self.cycle = cast(RequestResponseCycle, self._incoming)
         else:
             super().begin_request()
@@ -129,11 +170,10 @@ class DirectProtocol(BoundedProtocol):
             return
         if self._incoming:
             exchange = self._taken()
-            if refusal := exchange.answering.refusal():  # for others that came with it and before it
+            if refusal := exchange.head.answering.refusal():  # for others that came with it and before it
                 self._finish(exchange, 503, refusal)
             else:
-                done = partial(self._answer, exchange)
-                self._leave = exchange.answering.begin(exchange.headers, bytes(exchange.body), done)
+                self._leave = exchange.head.begin(bytes(exchange.body), partial(self._answer, exchange))
         else:
             super().end_request()
 
@@ -150,6 +190,40 @@ class DirectProtocol(BoundedProtocol):
         if self._incoming:
             self._taken()
         super().refuse(fault)
+
+    def _take_in(self, head: Head, body: bytes) -> None:
+        """Refuse or begin to answer a request whose head is known."""
+        self.stop_waiting()
+        if refusal := head.answering.refusal():
+            self._refuse_unread(refusal)
+            return
+        exchange = _Exchange(head)
+        self.cycle = cast(RequestResponseCycle, exchange)
+        self._leave = head.begin(body, partial(self._answer, exchange))
+
+    def _refuse_unread(self, refusal: bytes) -> None:
+        """Answer a request at once."""
+        self.cycle = _REFUSED
+        self.send(503, refusal, keep_alive=True)
+        self.on_response_complete()
+
+    def _remember(self, first: bytes, head: Head) -> None:
+        """Know a head again, where it came in one piece: credentials apart, which have no reason to be kept."""
+        end = first.find(b"\r\n\r\n") + 4
+        if 4 <= end <= _LONGEST_HEAD and b"uthorization" not in first[:end]:
+            heads = cast(Application, self.config.app).heads
+            while len(heads) >= _MOST_HEADS:
+                del heads[next(iter(heads))]
+            heads[first[:end]] = head
+
+    def _is_idle(self) -> bool:
+        """Whether the next request may begin here, and be answered at once."""
+        return (
+            self._is_between()
+            and (self.cycle is None or self.cycle.response_complete)
+            and not self.flow.write_paused
+            and not self._is_stopping
+        )
 
     def _is_plain(self) -> bool:
         """Whether the headers are those of a POST on a connection that stays, with no other before it."""

@@ -15,7 +15,8 @@ class Limits:
     Attributes:
         max_batch: instances searched together at the model's own beam; fewer with a wider beam.
         max_batch_tokens: source positions searched together, padding counted.
-        max_wait: seconds that a batch waits for requests that are likely to come, and no longer than until they have.
+        max_wait: seconds that a batch waits for requests that are likely to come, and no longer than until they have;
+            see also `max_pause`.
         backlog: when a request is refused: when more than `backlog` times a full batch comes before it, and more than
             twice its own instances. Each request without its answer counts for what fair turns put before the new one,
             at least for one. So even at its limit the endpoint answers what it accepts in a few times the time that it
@@ -38,6 +39,11 @@ class Limits:
         for name, value in vars(self).items():
             if not (value > 0 or (name == "max_wait" and value == 0)):
                 raise ClientError(f"{name} must be positive, not {value}")
+
+    @property
+    def max_pause(self) -> float:
+        """Seconds without any request after which a batch that waits for some waits no longer."""
+        return self.max_wait / 5
 
     @property
     def turn(self) -> int:

@@ -61,6 +61,7 @@ class Line:
         self._ring: deque[_Job] = deque()
         self._taken = 0
         self._gathering: dict[asyncio.Event, int] = {}
+        self._came = 0.0  # the last request that a searcher has waited for, by the loop's time
         self._idle: list[asyncio.Future[None]] = []
         self._closing = False
 
@@ -72,11 +73,13 @@ class Line:
             jobs.setdefault(wanted, _Job(item.ticket, wanted)).items.append(item)
             self.waiting += 1
         self._ring.extend(jobs.values())
+        if not self._gathering:
+            self._wake()
+            return
+        self._came = asyncio.get_running_loop().time()
         for arrived, company in self._gathering.items():
             if self._is_gathered(company):
                 arrived.set()
-        if not self._gathering:
-            self._wake()
 
     def drop(self, ticket: Ticket) -> None:
         """Take a request out of the line."""
@@ -85,6 +88,8 @@ class Line:
 
     def ahead(self, size: int) -> int:
         """Instances that fair turns put before the last of a request of so many, besides one of each request."""
+        if self.waiting == len(self._ring):
+            return 0
         share = math.ceil(size / self._limits.turn) * self._limits.turn
         return sum(min(len(job.items), share) - 1 for job in self._ring)
 
@@ -129,11 +134,16 @@ class Line:
             self._idle.pop().set_result(None)
 
     async def _wait_for_company(self, company: int) -> None:
-        arrived = asyncio.Event()
-        self._gathering[arrived] = company
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.max_wait):
-                if not self._is_gathered(company):
+        """Wait for so many requests, as long as they keep coming: a searcher that waits in vain is lost meanwhile."""
+        now = asyncio.get_running_loop().time
+        arrived, end = asyncio.Event(), now() + self._limits.max_wait
+        self._gathering[arrived], self._came = company, now()
+        while not self._is_gathered(company):
+            until = min(end, self._came + self._limits.max_pause)
+            if now() >= until:
+                break
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(until):
                     await arrived.wait()
         del self._gathering[arrived]
 

@@ -39,6 +39,10 @@ _FEW = 2
 _LEAVE_SECONDS = 5.0
 """Seconds that a process has to end by itself, a step of its search included."""
 
+_HOLD_SECONDS = 0.003
+"""From the step that found a translation, how long it waits for others of its batch, to be sent with them: each message
+takes time from the searches, and so do clients that ask again one by one. After a longer step it does not wait."""
+
 _NICENESS = 5
 """By how much search yields to HTTP, whose work is short and holds up everyone."""
 
@@ -123,15 +127,23 @@ class SearchProcess:
             for position, translation in answer.found:
                 found(position, translation)
 
+        def lose(_: asyncio.Future[None]) -> None:
+            if not ended.done():
+                ended.set_exception(AlgorithmError("the search process ended, for want of memory perhaps"))
+
         self._receivers[number] = receive
         self._told = news
         link.send((number, batch, news))
-        await asyncio.wait((ended, link.lost), return_when=asyncio.FIRST_COMPLETED)
-        del self._receivers[number]
-        if not ended.done():
+        link.lost.add_done_callback(lose)
+        try:
+            failure = await ended
+        except AlgorithmError:
             await self._linked()
-            raise AlgorithmError("the search process ended, for want of memory perhaps")
-        if (failure := ended.result()) is not None:
+            raise
+        finally:
+            del self._receivers[number]
+            link.lost.remove_done_callback(lose)
+        if failure is not None:
             raise AlgorithmError(f"the search failed:\n{failure}")
 
     def tell(self, news: News) -> None:
@@ -278,6 +290,7 @@ class _Search:
         number: its batch's.
         size: sources.
         found: what was found and not yet sent.
+        due: when that is sent, by `time.perf_counter`, unless the search ends before.
         steps: takes a step when asked for the next.
         used: seconds of its steps, and what the one had used that had used the least when this one began.
     """
@@ -287,6 +300,7 @@ class _Search:
     found: list[tuple[int, Translation]]
     steps: Iterator[None]
     used: float
+    due: float = 0.0
 
 
 class _Worker:
@@ -325,16 +339,21 @@ class _Worker:
     def step(self) -> _Answer | None:
         """Take one step of the search that has used the least time; what there is to send then."""
         search = min(self._running, key=lambda each: each.used)
+        held = len(search.found)
         started = time.perf_counter()
         is_last, failure = False, None
         try:
             is_last = next(search.steps, _END) is _END
         except Exception:
             is_last, failure = True, traceback.format_exc()
-        search.used += time.perf_counter() - started
+        now = time.perf_counter()
+        search.used += now - started
         if is_last:
             self._running.remove(search)
-        elif not search.found:
+        elif not held:
+            search.due = started + _HOLD_SECONDS
+        is_held = now < search.due and len(self._running) == 1
+        if not is_last and (is_held or not search.found):
             return None
         answer = _Answer(search.number, search.found.copy(), is_last, failure)
         search.found.clear()
