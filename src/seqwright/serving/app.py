@@ -208,15 +208,13 @@ class _Endpoint:
         self._bodies = BodyReader(limits)
         self._vocabulary = searchers[0].source_vocabulary
         self._max_length = searchers[0].settings.max_seq_len_source
-        self._tickets: set[Ticket] = set()
         self._has_given_up = False
         self.is_stopping = False
 
     def give_up(self) -> None:
         """As `Application.give_up`."""
         self._has_given_up = True
-        for ticket in list(self._tickets):
-            ticket.fail(shutting_down())
+        self.batcher.give_up(shutting_down())
 
     async def answer(self, request: Request, refuse: Callable[[RequestError], Response]) -> Response:
         """Translate, or say why not; raises nothing.
@@ -294,10 +292,7 @@ class _Endpoint:
         """Have it translated; raises `RequestError` where it cannot be now."""
         if self._has_given_up:
             raise shutting_down()
-        ticket = self.batcher.submit(asked.instances, asked.started)
-        self._tickets.add(ticket)
-        ticket.translations.add_done_callback(lambda _: self._tickets.discard(ticket))
-        return ticket
+        return self.batcher.submit(asked.instances, asked.started)
 
     def _read(self, body: bytes, sent: str, accepted: str, started: float) -> _Asked:
         """The request that a body makes; raises `RequestError`."""

@@ -12,7 +12,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from seqwright.inference.translator import Translation
@@ -88,17 +88,24 @@ class Batcher:
         Raises:
             RequestError: 503 where the queue is full, or the endpoint is shutting down.
         """
-        lines = list(dict.fromkeys(self._line(each) for each in instances))
-        self._check_room(len(instances), lines)
+        places = [(self._line(each), self._key(each)) for each in instances]
+        self._check_room(len(instances), {line for line, _ in places})
         expires = (time.monotonic() if started is None else started) + self._limits.deadline
         ticket = Ticket(len(instances), expires, self._end)
         self._unanswered.add(ticket)
         self._look_at(expires)
-        items = [Item(ticket, number, instance) for number, instance in enumerate(instances)]
-        items.sort(key=lambda item: -len(item.instance.ids))
-        for line in lines:
-            line.put([item for item in items if self._line(item.instance) is line], self._key)
+        alike: dict[tuple[Line, SearchKey], list[Item]] = {}
+        for number, (place, instance) in enumerate(zip(places, instances, strict=True)):
+            alike.setdefault(place, []).append(Item(ticket, number, instance))
+        for (line, key), items in alike.items():
+            items.sort(key=lambda item: -len(item.instance.ids))
+            line.put(ticket, key, items)
         return ticket
+
+    def give_up(self, error: BaseException) -> None:
+        """Answer every request that waits for translations with an error."""
+        for ticket in list(self._unanswered):
+            ticket.fail(error)
 
     async def close(self) -> None:
         """Refuse new requests, finish those accepted, and stop."""
@@ -116,7 +123,7 @@ class Batcher:
         is_long = (instance.configuration.max_output_length or 0) > self._usual_length
         return self._long if is_long else self._usual
 
-    def _check_room(self, size: int, lines: Sequence[Line]) -> None:
+    def _check_room(self, size: int, lines: Iterable[Line]) -> None:
         if self._closing:
             raise shutting_down()
         if len(self._unanswered) + sum(line.ahead(size) for line in lines) > self._room(size):

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from seqwright.serving.codecs import Instance
 from seqwright.serving.limits import Limits
@@ -38,7 +38,7 @@ class _Job:
 
     ticket: Ticket
     key: SearchKey
-    items: deque[Item] = field(default_factory=deque)
+    items: deque[Item]
 
 
 class Line:
@@ -65,14 +65,11 @@ class Line:
         self._idle: list[asyncio.Future[None]] = []
         self._closing = False
 
-    def put(self, items: Iterable[Item], key: Callable[[Instance], SearchKey]) -> None:
-        """Take in what a request asks for, longest first, and wake a searcher."""
-        jobs: dict[SearchKey, _Job] = {}
-        for item in items:
-            wanted = key(item.instance)
-            jobs.setdefault(wanted, _Job(item.ticket, wanted)).items.append(item)
-            self.waiting += 1
-        self._ring.extend(jobs.values())
+    def put(self, ticket: Ticket, key: SearchKey, items: Iterable[Item]) -> None:
+        """Take in what a request asks for that can be searched together, longest first, and wake a searcher."""
+        job = _Job(ticket, key, deque(items))
+        self.waiting += len(job.items)
+        self._ring.append(job)
         if not self._gathering:
             self._wake()
             return
