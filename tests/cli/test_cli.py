@@ -117,6 +117,16 @@ def test_translate_reads_standard_input_and_writes_json(run: Run, model: Path) -
     assert last["source"] == "d zebra"
 
 
+def test_translate_does_not_write_over_the_model(run: Run, model: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(model / "config.json")
+    for output in (model / "config.json", link):
+        result = run("translate", "--model", model, "--output", output, stdin=b"a b\n")
+        assert (result.status, result.out) == (2, "")
+        assert result.err == f"ClientError: {output} is the model, or a part of it: name another output\n"
+    json.loads((model / "config.json").read_text())
+
+
 def test_translate_writes_nbest_lines_and_reads_gzip(run: Run, model: Path, tmp_path: Path) -> None:
     (tmp_path / "in.gz").write_bytes(gzip.compress(b"a b c\nd\n"))
     result = run(

@@ -174,6 +174,17 @@ def test_ctrl_c_twice_waits_for_nothing_and_says_no_more_than_that(model: Path) 
         assert process.stderr.read() == "interrupted\n"
 
 
+def test_a_closed_terminal_ends_it_like_sigterm(model: Path) -> None:
+    body = json.dumps({"instances": [{"data": "w5", "configuration": ENDLESS}] * 2})
+    with command("serve", "--model", model, "--port", 0, "--precision", "fp32", "--workers", 1) as (url, process):
+        with sending(url, post(body.encode()), pause=0.5) as connection:
+            for _ in range(2):
+                process.send_signal(signal.SIGHUP)
+                time.sleep(0.1)
+            assert answers_on(connection).startswith(b"HTTP/1.1 200 ")
+        assert process.wait(30) == 0
+
+
 def test_an_address_of_ipv6_has_brackets(model: Path) -> None:
     with pytest.raises(ClientError, match=r"cannot listen on \[2001:db8::1\]:8080"):
         serve(model, host="2001:db8::1")

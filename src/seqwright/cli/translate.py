@@ -7,6 +7,7 @@ import typer
 
 from seqwright.cli.console import STDERR
 from seqwright.cli.options import BeamSizeOption, DeviceOption, ModelOption, PrecisionOption, path_option
+from seqwright.errors import ClientError
 from seqwright.remote import Staging
 
 
@@ -46,7 +47,10 @@ def translate_command(
     with Staging(STDERR) as staging:
         target = staging.write_file(output) if output else None
         source = staging.read_if_given(input)
-        with load_translators(staging.read(model), device, precision, processes) as translator:
+        path = staging.read(model)
+        if target and target.exists() and any(target.samefile(part) for part in (path, *path.glob("*"))):
+            raise ClientError(f"{target} is the model, or a part of it: name another output")
+        with load_translators(path, device, precision, processes) as translator:
             translate_file(
                 translator,
                 source=source,

@@ -88,7 +88,7 @@ def serve(
     workers: int | None = None,
     limits: Limits | None = None,
 ) -> None:
-    """Serve a model until SIGTERM or SIGINT, then finish the requests accepted, as far as 25 seconds go.
+    """Serve a model until SIGTERM, SIGINT or SIGHUP, then finish the requests accepted, as far as 25 seconds go.
 
     The port is taken first, but nothing listens on it before the model is loaded and has translated once: the first
     answer of /ping is that it is ready. Call it from the main thread.
@@ -143,6 +143,8 @@ def serve(
             server.should_exit = True
 
         signal.signal(signal.SIGTERM, stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(signal.SIGHUP, stop)
         server.run(sockets=[bound])
 
 
