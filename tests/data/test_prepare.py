@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from seqwright import locks
 from seqwright.data.prepare import PrepareReport, prepare
 from seqwright.data.recordio import read_records
 from seqwright.data.text import BLOCK
@@ -195,6 +196,24 @@ def test_missing_text(tmp_path: Path) -> None:
 def test_a_folder_in_place_of_text(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="is a directory"):
         prepare(train_source=tmp_path, train_target=tmp_path, output=tmp_path / "out")
+
+
+def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+    leftover = tmp_path / ".out.a1b2c3d4.tmp" / "train"
+    leftover.mkdir(parents=True)
+    (leftover / "train.rec").write_bytes(b"half")
+    run(tmp_path, "a b\n", "c\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text.src", "text.trg"]
+
+
+def test_two_at_once_do_not_write_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    half_written = tmp_path / ".out.a1b2c3d4.tmp"
+    half_written.mkdir()
+    with locks.locked(tmp_path / ".out.lock", ""), pytest.raises(ClientError, match="another process is preparing"):
+        run(tmp_path, "a b\n", "c\n")
+    assert half_written.exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_output_with_something_in_it_stays_as_it_is(tmp_path: Path) -> None:

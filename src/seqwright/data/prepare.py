@@ -7,7 +7,7 @@ word counts and a block, whatever the size of the text. The two sides of a large
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -22,7 +22,8 @@ from seqwright.data.text import read_blocks
 from seqwright.data.vocabulary import UNK, Vocabulary
 from seqwright.data.words import Words, split, spooling_apart
 from seqwright.errors import ClientError
-from seqwright.files import explained, new_folder, writing
+from seqwright.files import explained, new_folder, remove_leftovers, require_absent, writing
+from seqwright.locks import locked
 
 _LARGE = 16 << 20
 """Bytes of text that are worth a second process, which takes some tenths of a second to start."""
@@ -129,7 +130,8 @@ def prepare(
 
     Raises:
         ClientError: a file cannot be read, is not UTF-8 text, or has more lines than the other of its pair; a
-            vocabulary is damaged; no pair is left; an option makes no sense; `output` cannot be written.
+            vocabulary is damaged; no pair is left; an option makes no sense; `output` cannot be written, or another
+            process writes it.
     """
     texts = [_Parallel(train_source, train_target, "training")]
     if validation_source is not None and validation_target is not None:
@@ -148,6 +150,7 @@ def prepare(
         )
     meter = _Meter(sum(text.size for text in texts), progress)
     with (
+        _alone(output),
         new_folder(output) as folder,
         TemporaryFile(dir=folder) as first,
         TemporaryFile(dir=folder) as second,
@@ -181,6 +184,16 @@ def prepare(
         for text in texts[1:]:
             validation = _write(text, _look_up(text, vocabularies, meter), folder / "validation" / "val.rec")
     return PrepareReport(train, validation, len(vocabularies[0]), len(vocabularies[1]))
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep other processes from writing the same folder, and remove what one that was killed has left of it."""
+    require_absent(output)
+    refusal = f"another process is preparing {output}: let it end, or name another folder"
+    with locked(output.with_name(f".{output.name}.lock"), refusal):
+        remove_leftovers(output)
+        yield
 
 
 @dataclass(frozen=True)
