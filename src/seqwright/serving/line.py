@@ -142,6 +142,7 @@ class Line:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(until):
                     await arrived.wait()
+                    arrived.clear()  # another searcher may take them first
         del self._gathering[arrived]
 
     def _is_gathered(self, company: int) -> bool:
