@@ -13,6 +13,11 @@ PATIENCE = 10.0
 """Seconds to wait for a lock: processes that were killed together do not all end at once."""
 
 
+def lock_of(path: Path) -> Path:
+    """The file to lock while `path` is written: hidden, beside it."""
+    return path.with_name(f".{path.name}.lock")
+
+
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
     """Hold a lock during the block, and keep out all others that ask for the same one.

@@ -161,9 +161,8 @@ def test_a_head_that_is_known_is_not_parsed_again(translator: Translator, parsed
     assert found == [{"predictions": [{"target": each.text}]} for each in translator.translate(texts)]
     assert statuses(answers) == [200] * 5 + [400]
     assert statuses(again) == [200, 400, 200]
-    assert (
-        len(parsed) == 3 + 1 + 1 + 1
-    )  # three lengths, the one that closes, and in the second two lengths that are new
+    # three lengths and the one that closes, then a length that is new and another that closes
+    assert len(parsed) == 3 + 1 + 1 + 1
 
 
 @pytest.mark.parametrize("size", [1, 7, 60, 129, 180, 300, 1000])

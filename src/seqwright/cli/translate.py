@@ -7,7 +7,6 @@ import typer
 
 from seqwright.cli.console import STDERR
 from seqwright.cli.options import BeamSizeOption, DeviceOption, ModelOption, PrecisionOption, path_option
-from seqwright.errors import ClientError
 from seqwright.remote import Staging
 
 
@@ -48,8 +47,6 @@ def translate_command(
         target = staging.write_file(output) if output else None
         source = staging.read_if_given(input)
         path = staging.read(model)
-        if target and target.exists() and any(target.samefile(part) for part in (path, *path.glob("*"))):
-            raise ClientError(f"{target} is the model, or a part of it: name another output")
         with load_translators(path, device, precision, processes) as translator:
             translate_file(
                 translator,
@@ -60,5 +57,6 @@ def translate_command(
                 nbest=nbest,
                 batch_size=batch_size,
                 resume=resume,
+                model=path,
                 console=STDERR,
             )

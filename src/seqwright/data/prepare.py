@@ -23,7 +23,7 @@ from seqwright.data.vocabulary import UNK, Vocabulary
 from seqwright.data.words import Words, split, spooling_apart
 from seqwright.errors import ClientError
 from seqwright.files import explained, new_folder, remove_leftovers, require_absent, writing
-from seqwright.locks import locked
+from seqwright.locks import lock_of, locked
 
 _LARGE = 16 << 20
 """Bytes of text that are worth a second process, which takes some tenths of a second to start."""
@@ -191,7 +191,7 @@ def _alone(output: Path) -> Iterator[None]:
     """Keep other processes from writing the same folder, and remove what one that was killed has left of it."""
     require_absent(output)
     refusal = f"another process is preparing {output}: let it end, or name another folder"
-    with locked(output.with_name(f".{output.name}.lock"), refusal):
+    with locked(lock_of(output), refusal):
         remove_leftovers(output)
         yield
 

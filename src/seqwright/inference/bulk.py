@@ -17,7 +17,7 @@ from seqwright.files import explained, read_json_object, writing
 from seqwright.inference.pool import TranslatorPool
 from seqwright.inference.sources import Source, read_sources
 from seqwright.inference.translator import Translation, Translator
-from seqwright.locks import locked
+from seqwright.locks import lock_of, locked
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ def translate_file(
     nbest: int = 1,
     batch_size: int = 64,
     resume: bool = False,
+    model: Path | None = None,
     console: Console | None = None,
 ) -> None:
     """Translate every sequence of `source`, in order.
@@ -52,11 +53,12 @@ def translate_file(
         nbest: translations a sequence.
         batch_size: sequences searched together.
         resume: go on after the whole lines that an earlier, interrupted run of the same command left.
+        model: where `translator` was loaded from, which is not to be written over.
         console: a terminal to show progress on.
 
     Raises:
-        ClientError: a file cannot be read or written, or is damaged; the output is the input; or `resume` cannot tell
-            where to go on, or finds what was made with another model or other options.
+        ClientError: a file cannot be read or written, or is damaged; the output is the input or of the model; or
+            `resume` cannot tell where to go on, or finds what was made with another model or other options.
     """
     if resume and (source is None or target is None):
         raise ClientError("--resume goes on with an output file: name the input and the output")
@@ -67,6 +69,8 @@ def translate_file(
         for path in (target, *_beside(target)):
             if path.is_file() and source.exists() and path.samefile(source):
                 raise ClientError(f"{source} would be written over: name another output than {target}")
+    if model and target and target.exists() and any(target.samefile(part) for part in (model, *model.glob("*"))):
+        raise ClientError(f"{target} is the model, or a part of it: name another output")
     with contextlib.ExitStack() as stack:
         options = {"format": "json" if as_json else "text", "beam_size": beam_size, "nbest": nbest}
         made_with = {"model": translator.trained.digest(), **options} if target else {}
@@ -133,7 +137,7 @@ def _writer(
             yield stream, 0
         return
     partial, about = _beside(target)
-    lock = target.with_name(f".{target.name}.lock")
+    lock = lock_of(target)
     refusal = f"another process is writing {target}: let it end, or name another file"
     with locked(lock, refusal), explained(f"cannot write {target}"):
         if resume:

@@ -26,7 +26,7 @@ from seqwright.serving.bodies import BodyReader, UnreadResponse
 from seqwright.serving.codecs import Instance, decode, encode
 from seqwright.serving.connections import as_bytes
 from seqwright.serving.direct import Begin, Head
-from seqwright.serving.errors import RequestError, as_json, failed, queue_full, shutting_down
+from seqwright.serving.errors import RequestError, as_json, failed, queue_full
 from seqwright.serving.limits import MAX_BODY_BYTES, Limits
 from seqwright.serving.metrics import CONTENT_TYPE, Metrics
 from seqwright.serving.negotiation import check_encoding, negotiated
@@ -208,13 +208,11 @@ class _Endpoint:
         self._bodies = BodyReader(limits)
         self._vocabulary = searchers[0].source_vocabulary
         self._max_length = searchers[0].settings.max_seq_len_source
-        self._has_given_up = False
         self.is_stopping = False
 
     def give_up(self) -> None:
         """As `Application.give_up`."""
-        self._has_given_up = True
-        self.batcher.give_up(shutting_down())
+        self.batcher.give_up()
 
     async def answer(self, request: Request, refuse: Callable[[RequestError], Response]) -> Response:
         """Translate, or say why not; raises nothing.
@@ -228,7 +226,7 @@ class _Endpoint:
             sent, accepted = _formats(request.headers)
             body = await self._bodies.read(request)
             asked = await _aside(len(body) >= _LARGE_BODY, lambda: self._read(body, sent, accepted, started))
-            ticket = self._submit(asked)
+            ticket = self.batcher.submit(asked.instances, asked.started)
             translations = await _wait(ticket, request.receive)
             response = await _aside(_is_large(asked), lambda: self._write(asked, translations))
         except asyncio.CancelledError:
@@ -265,7 +263,7 @@ class _Endpoint:
 
         try:
             asked = self._read(body, *formats(), started)
-            ticket = self._submit(asked)
+            ticket = self.batcher.submit(asked.instances, asked.started)
         except Exception as error:
             end(_failure(error, refuse))
             return lambda: None
@@ -287,12 +285,6 @@ class _Endpoint:
 
         ticket.translations.add_done_callback(finish)
         return ticket.leave
-
-    def _submit(self, asked: _Asked) -> Ticket:
-        """Have it translated; raises `RequestError` where it cannot be now."""
-        if self._has_given_up:
-            raise shutting_down()
-        return self.batcher.submit(asked.instances, asked.started)
 
     def _read(self, body: bytes, sent: str, accepted: str, started: float) -> _Asked:
         """The request that a body makes; raises `RequestError`."""

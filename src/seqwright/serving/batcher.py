@@ -102,10 +102,11 @@ class Batcher:
             line.put(ticket, key, items)
         return ticket
 
-    def give_up(self, error: BaseException) -> None:
-        """Answer every request that waits for translations with an error."""
+    def give_up(self) -> None:
+        """Refuse new requests, and answer those accepted with the same."""
+        self._closing = True
         for ticket in list(self._unanswered):
-            ticket.fail(error)
+            ticket.fail(shutting_down())
 
     async def close(self) -> None:
         """Refuse new requests, finish those accepted, and stop."""

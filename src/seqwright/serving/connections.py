@@ -207,11 +207,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def _wait_for_head(self) -> None:
         self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._head_is_late)
 
-    def stop_waiting(self) -> None:
-        """Take note that a request is there, where it was not parsed."""
-        self._stop_waiting()
-        self._unset_keepalive_if_required()
-
     def _stop_waiting(self) -> None:
         if self._head_timer:
             self._head_timer.cancel()

@@ -120,38 +120,39 @@ class DirectProtocol(BoundedProtocol):
     _hand_over_timer: asyncio.TimerHandle | None = None
     _leave: Callable[[], None] | None = None
     """To call when the client goes away."""
-    _first: bytes = b""
-    """The data at hand, where a request begins with it."""
+    _head: bytes = b""
+    """What the data at hand begins with, where that is the whole head of a request."""
 
     def data_received(self, data: bytes) -> None:
         """Parse what is not known, and give a body that is late a moment."""
-        self._first = b""
-        if self._is_idle():
-            end = data.find(b"\r\n\r\n") + 4
-            head = cast(Application, self.config.app).heads.get(data[:end])
-            if head and len(data) == end + head.length:
-                self._take_in(head, data[end:])
+        self._head = b""
+        if self._is_between() and self._is_free():
+            self._head = data[: data.find(b"\r\n\r\n") + 4]
+            known = cast(Application, self.config.app).heads.get(self._head)
+            if known and len(data) == len(self._head) + known.length:
+                self._take_in(known, data[len(self._head) :])
                 return
-            self._first = data
         if b"pgrade" in data and not self._is_in_body():
-            head_bytes, ended, rest = data.partition(b"\r\n\r\n")
-            data, self._first = _UPGRADE.sub(b"", head_bytes + ended[:2]) + ended[2:] + rest, b""
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data, self._head = _UPGRADE.sub(b"", head + end[:2]) + end[2:] + rest, b""
         super().data_received(data)
         if self._incoming and not self._hand_over_timer:
             self._hand_over_timer = self.loop.call_later(_PATIENCE, self._hand_over)
 
     def begin_request(self) -> None:
         """Refuse a request, take it in, or leave it to uvicorn."""
-        first, self._first = self._first, b""
+        seen, self._head = self._head, b""
         answering = cast(Application, self.config.app).answering(self.url) if self._is_plain() else None
         if answering and (refusal := answering.refusal()):
-            self._refuse_unread(refusal)
+            self.cycle = _REFUSED
+            self.send(503, refusal, keep_alive=True)
+            self.on_response_complete()
             return
         headers = Headers(raw=self.headers)
         length = headers.get("content-length", "")
         if answering and length.isdecimal() and len(length) < _DIGITS and int(length) <= SMALL_BODY:
             head = Head(answering, answering.beginning(headers), int(length))
-            self._remember(first, head)
+            self._remember(seen, head)
             self._incoming = _Exchange(head)
             self.cycle = cast(RequestResponseCycle, self._incoming)
         else:
@@ -170,10 +171,7 @@ class DirectProtocol(BoundedProtocol):
             return
         if self._incoming:
             exchange = self._taken()
-            if refusal := exchange.head.answering.refusal():  # for others that came with it and before it
-                self._finish(exchange, 503, refusal)
-            else:
-                self._leave = exchange.head.begin(bytes(exchange.body), partial(self._answer, exchange))
+            self._respond(exchange, bytes(exchange.body))
         else:
             super().end_request()
 
@@ -192,35 +190,32 @@ class DirectProtocol(BoundedProtocol):
         super().refuse(fault)
 
     def _take_in(self, head: Head, body: bytes) -> None:
-        """Refuse or begin to answer a request whose head is known."""
-        self.stop_waiting()
-        if refusal := head.answering.refusal():
-            self._refuse_unread(refusal)
-            return
+        """Answer a request that came in one piece and whose head is known."""
+        self._stop_waiting()
+        self._unset_keepalive_if_required()
         exchange = _Exchange(head)
         self.cycle = cast(RequestResponseCycle, exchange)
-        self._leave = head.begin(body, partial(self._answer, exchange))
+        self._respond(exchange, body)
 
-    def _refuse_unread(self, refusal: bytes) -> None:
-        """Answer a request at once."""
-        self.cycle = _REFUSED
-        self.send(503, refusal, keep_alive=True)
-        self.on_response_complete()
+    def _respond(self, exchange: _Exchange, body: bytes) -> None:
+        """Refuse a request that is there, or begin to answer it."""
+        if refusal := exchange.head.answering.refusal():  # for others that came with it and before it
+            self._finish(exchange, 503, refusal)
+        else:
+            self._leave = exchange.head.begin(body, partial(self._answer, exchange))
 
-    def _remember(self, first: bytes, head: Head) -> None:
-        """Know a head again, where it came in one piece: credentials apart, which have no reason to be kept."""
-        end = first.find(b"\r\n\r\n") + 4
-        if 4 <= end <= _LONGEST_HEAD and b"uthorization" not in first[:end]:
+    def _remember(self, seen: bytes, head: Head) -> None:
+        """Know a head by its bytes where they came in one piece; no credentials, which have no reason to be kept."""
+        if seen.endswith(b"\r\n\r\n") and len(seen) <= _LONGEST_HEAD and b"uthorization" not in seen:
             heads = cast(Application, self.config.app).heads
             while len(heads) >= _MOST_HEADS:
                 del heads[next(iter(heads))]
-            heads[first[:end]] = head
+            heads[seen] = head
 
-    def _is_idle(self) -> bool:
-        """Whether the next request may begin here, and be answered at once."""
+    def _is_free(self) -> bool:
+        """Whether a request would be the only one on the connection, and its answer could be sent."""
         return (
-            self._is_between()
-            and (self.cycle is None or self.cycle.response_complete)
+            (self.cycle is None or self.cycle.response_complete)
             and not self.flow.write_paused
             and not self._is_stopping
         )
@@ -232,9 +227,7 @@ class DirectProtocol(BoundedProtocol):
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
             and not self.expect_100_continue
-            and not self.flow.write_paused
-            and not self._is_stopping
-            and (self.cycle is None or self.cycle.response_complete)
+            and self._is_free()
         )
 
     def _taken(self) -> _Exchange:

@@ -339,8 +339,9 @@ class _Worker:
     def step(self) -> _Answer | None:
         """Take one step of the search that has used the least time; what there is to send then."""
         search = min(self._running, key=lambda each: each.used)
-        held = len(search.found)
         started = time.perf_counter()
+        if not search.found:
+            search.due = started + _HOLD_SECONDS
         is_last, failure = False, None
         try:
             is_last = next(search.steps, _END) is _END
@@ -350,8 +351,6 @@ class _Worker:
         search.used += now - started
         if is_last:
             self._running.remove(search)
-        elif not held:
-            search.due = started + _HOLD_SECONDS
         is_held = now < search.due and len(self._running) == 1
         if not is_last and (is_held or not search.found):
             return None

@@ -13,7 +13,7 @@ from seqwright.artifacts import CONFIG, TrainedModel, discard_unfinished, requir
 from seqwright.errors import ClientError
 from seqwright.files import explained, read_json_object, require_absent, writing
 from seqwright.hyperparameters import Hyperparameters
-from seqwright.locks import locked
+from seqwright.locks import lock_of, locked
 
 MAY_CHANGE = frozenset(
     {
@@ -104,7 +104,7 @@ def held(checkpoints: Path, output: Path, channels: Sequence[Path]) -> Iterator[
         require_absent(output)  # said before the channels are read, which may take long
     model = Path(os.path.realpath(output))
     with contextlib.ExitStack() as stack:
-        for lock, folder in ((checkpoints / ".lock", checkpoints), (model.with_name(f".{model.name}.lock"), output)):
+        for lock, folder in ((checkpoints / ".lock", checkpoints), (lock_of(model), output)):
             refusal = f"another run is writing to {folder}: let it end, or name other folders"
             stack.enter_context(locked(lock, refusal))
         yield
