@@ -155,6 +155,23 @@ def fail(which: int, how: Callable[[], object], place: Place, stop_requested: Ca
     return Progress()
 
 
+def look_at_policies(place: Place, stop_requested: Callable[[], bool]) -> Progress:
+    """Complain where gloo's threads may interrupt those that compute, or these are not what they were."""
+    before = os.sched_getscheduler(0)
+    with joined(place, torch.device("cpu")) as group:
+        group.sum(0)
+        names = {int(task.name): (task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
+        gloo = {os.sched_getscheduler(number) for number, name in names.items() if "gloo" in name}
+        if gloo != {os.SCHED_BATCH} or os.sched_getscheduler(0) != before:
+            raise ClientError(f"gloo's threads have {gloo}, this one {os.sched_getscheduler(0)}")
+    return Progress()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no such policies")
+def test_who_exchanges_does_not_interrupt_who_computes() -> None:
+    run_processes(look_at_policies, 2, lambda: False)
+
+
 def complain() -> None:
     raise ClientError("the second process has something to say")
 
