@@ -35,6 +35,20 @@ def test_a_lock_ends_with_the_process_that_was_killed(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_made_for_a_lock_stays_only_with_what_came_into_it(tmp_path: Path) -> None:
+    made, used, found = tmp_path / "made", tmp_path / "used", tmp_path / "found"
+    found.mkdir()
+    for folder in (made, used, found):
+        with locked(folder / "lock", "taken"):
+            if folder == used:
+                (used / "content").touch()
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")) == [
+        "found",
+        "used",
+        "used/content",
+    ]
+
+
 def test_where_the_file_cannot_be_made_there_is_no_lock(tmp_path: Path) -> None:
     with locked(tmp_path, "taken"), locked(tmp_path, "taken"):
         pass

@@ -26,12 +26,14 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
     be made, there is none.
 
     Args:
-        path: the file that is locked, there as long as the lock is held.
+        path: the file that is locked, there as long as the lock is held. Its folder is made if need be, and does not
+            stay if nothing else came into it.
         refusal: says what the lock is of, and what to do.
 
     Raises:
         ClientError: another process holds the lock, and has not given it up in `PATIENCE`; the message is `refusal`.
     """
+    is_new = not path.parent.exists()
     with explained(f"cannot write {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, PATIENCE, poll_interval=0.1, thread_local=False, fallback_to_soft=False)
@@ -48,3 +50,6 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 path.unlink()
             lock.release()
+        if is_new:
+            with contextlib.suppress(OSError):  # it is not empty
+                path.parent.rmdir()
