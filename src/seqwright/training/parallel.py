@@ -278,7 +278,7 @@ def _meet(place: Place, device: torch.device, stop_requested: Callable[[], bool]
 def _let_others_finish() -> None:
     """Have the threads that this one starts wait for a processor, instead of taking it from who computes there.
 
-    They get no less of it. gloo's are woken for every few kilobytes that arrive, and then find more of them at a time.
+    They get no less of it. gloo's are woken for every 64 KB that arrive, and so find more of them at a time.
     Does nothing where the system is not Linux, or does not allow it.
     """
     with contextlib.suppress(AttributeError, OSError):
