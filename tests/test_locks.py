@@ -21,7 +21,7 @@ with locked(Path(sys.argv[1]), "taken"):
 
 
 def test_a_lock_ends_with_the_process_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "PATIENCE", 0.5)
+    monkeypatch.setattr(locks, "LOCK_TIMEOUT", 0.5)
     path = tmp_path / "lock"
     with subprocess.Popen([sys.executable, "-c", HOLD, path], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None

@@ -24,7 +24,7 @@ from torch import Tensor
 from seqwright.archives import unpack
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
-from seqwright.files import explained, new_folder, read_json_object, remove_leftovers, replacing, writing
+from seqwright.files import describe_os_errors, new_folder, read_json_object, remove_leftovers, replacing, writing
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import Seq2Seq, build_model
 
@@ -271,7 +271,7 @@ def _load_folder(folder: Path, origin: str, device: torch.device | None) -> Trai
 
 
 def _read_config(path: Path, origin: str) -> Config:
-    with explained(f"cannot read {origin}"):
+    with describe_os_errors(f"cannot read {origin}"):
         text = path.read_bytes()
     try:
         return Config.model_validate_json(text)

@@ -21,7 +21,7 @@ from seqwright.data.prepare import prepare
 from seqwright.errors import ClientError
 from seqwright.files import new_folder
 from seqwright.inference.translator import Translation, Translator
-from seqwright.interrupts import ENDING, stop_on_signals
+from seqwright.interrupts import STOP_SIGNALS, stop_on_signals
 from seqwright.pictures import attention_table, save_attention_picture
 from seqwright.training.job import Channels, train
 
@@ -100,7 +100,7 @@ def run_demo(folder: Path, console: Console, progress: Console) -> ErrorRates:
             validation_target=text / "validation.phones",
             output=data,
         )
-    with stop_on_signals(*ENDING) as stop_requested:
+    with stop_on_signals(*STOP_SIGNALS) as stop_requested:
         train(Channels.under(data), model, SETTINGS, console=progress, stop_requested=stop_requested)
     if stop_requested():
         raise KeyboardInterrupt

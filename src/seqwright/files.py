@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         ClientError: the disk is full or the folder cannot be written.
     """
-    with explained(f"cannot write {path}"):
+    with describe_os_errors(f"cannot write {path}"):
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(descriptor)
         try:
@@ -55,7 +55,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         ClientError: `path` exists and is not an empty folder, the disk is full, or the parent cannot be written.
     """
     require_absent(path)
-    with explained(f"cannot write {path}"):
+    with describe_os_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         in_place = path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
         scratch = path if in_place else Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
@@ -85,7 +85,7 @@ def read_json_object(path: Path) -> dict[str, object]:
     Raises:
         ClientError: the file cannot be read, is not JSON, or holds something else.
     """
-    with explained(f"cannot read {path}"):
+    with describe_os_errors(f"cannot read {path}"):
         content = path.read_bytes()
     try:
         values = json.loads(content)
@@ -102,7 +102,7 @@ def require_absent(path: Path) -> None:
     Raises:
         ClientError: something is there already.
     """
-    with explained(f"cannot write {path}"):
+    with describe_os_errors(f"cannot write {path}"):
         if path.is_dir():
             if any(path.iterdir()):
                 raise ClientError(f"{path} already exists and is not empty: name another folder or remove it")
@@ -111,7 +111,7 @@ def require_absent(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
+def describe_os_errors(what: str) -> Iterator[None]:
     """Turn an operating-system error in the block into a `ClientError` that starts with `what`."""
     try:
         yield

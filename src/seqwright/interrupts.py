@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a command to end: Ctrl-C, `kill` and service managers, a terminal that is closed."""
 
 Handler = Callable[[int, FrameType | None], None]
@@ -30,8 +30,8 @@ def stop_on_signals(*numbers: signal.Signals) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether one of the signals has come; the first is caught, a second has its old effect.
 
     Args:
-        numbers: the signals, `ENDING` for example. SIGHUP stays ignored where it is, as `nohup` has it, and a second
-            one is too: shells repeat it.
+        numbers: the signals, `STOP_SIGNALS` for example. SIGHUP stays ignored where it is, as `nohup` has it, and a
+            second one is too: shells repeat it.
     """
     requested = threading.Event()
 
@@ -46,7 +46,7 @@ def stop_on_signals(*numbers: signal.Signals) -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def end_on_signals(*numbers: signal.Signals) -> Iterator[None]:
+def exit_on_signals(*numbers: signal.Signals) -> Iterator[None]:
     """In the block, the first of the signals raises `SystemExit` with status 128 and its number, as shells have it.
 
     So what was begun is tidied up, which the signals' default does not do; a second one has its old effect.
@@ -88,7 +88,7 @@ def _caught_once(numbers: tuple[signal.Signals, ...], handle: Handler) -> Iterat
 
 
 @contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[Callable[[], None]]:
+def exit_on_sigterm() -> Iterator[Callable[[], None]]:
     """Let SIGTERM end the process with status 0 while the block runs: it raises `SystemExit` in it.
 
     Without, it would end with the signal's status; as the first process of a container it would not end at all.
@@ -128,7 +128,7 @@ def in_background(work: Callable[[], T]) -> "Future[T]":
     return future
 
 
-def outlast(work: Callable[[], T], stop_requested: Callable[[], bool], grace: float) -> T:
+def wait_unless_stopped(work: Callable[[], T], stop_requested: Callable[[], bool], grace: float) -> T:
     """What `work` gives, however long it takes, but for a stop.
 
     Args:

@@ -7,13 +7,13 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from seqwright.errors import ClientError
-from seqwright.files import explained
+from seqwright.files import describe_os_errors
 
-PATIENCE = 10.0
+LOCK_TIMEOUT = 10.0
 """Seconds to wait for a lock: processes that were killed together do not all end at once."""
 
 
-def lock_of(path: Path) -> Path:
+def lock_path(path: Path) -> Path:
     """The file to lock while `path` is written: hidden, beside it."""
     return path.with_name(f".{path.name}.lock")
 
@@ -31,12 +31,12 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
         refusal: says what the lock is of, and what to do.
 
     Raises:
-        ClientError: another process holds the lock, and has not given it up in `PATIENCE`; the message is `refusal`.
+        ClientError: another process holds the lock, and has not given it up in `LOCK_TIMEOUT`; the message is `refusal`.
     """
     is_new = not path.parent.exists()
-    with explained(f"cannot write {path.parent}"):
+    with describe_os_errors(f"cannot write {path.parent}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, PATIENCE, poll_interval=0.1, thread_local=False, fallback_to_soft=False)
+    lock = FileLock(path, LOCK_TIMEOUT, poll_interval=0.1, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except Timeout as error:

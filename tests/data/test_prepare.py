@@ -207,7 +207,7 @@ def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
 
 
 def test_two_at_once_do_not_write_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "LOCK_TIMEOUT", 0.2)
     half_written = tmp_path / ".out.a1b2c3d4.tmp"
     half_written.mkdir()
     with locks.locked(tmp_path / ".out.lock", ""), pytest.raises(ClientError, match="another process is preparing"):

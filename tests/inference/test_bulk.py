@@ -215,7 +215,7 @@ def test_half_a_character_is_refused_by_its_line(translator: Translator, tmp_pat
 def test_an_output_that_another_process_writes_is_left_to_it(
     resume: bool, translator: Translator, expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "LOCK_TIMEOUT", 0.2)
     os.mkfifo(tmp_path / "pipe")
     write_text(tmp_path / "in")
     target = tmp_path / "out"

@@ -330,7 +330,7 @@ def test_a_best_model_that_is_nowhere_whole_comes_from_its_checkpoint_or_not_at_
 def test_a_second_run_on_the_same_folders_is_refused_while_the_first_lives(
     shared: str, channels: Channels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locks, "PATIENCE", 0.2)
+    monkeypatch.setattr(locks, "LOCK_TIMEOUT", 0.2)
     settings = {**SETTINGS, "max_num_batches": 4}
     others = {"checkpoints": tmp_path / "other", "model": tmp_path / "another"} | {shared: tmp_path / shared}
 

@@ -27,9 +27,9 @@ from seqwright.cli.serve import serve_command
 from seqwright.cli.train import train_command
 from seqwright.cli.translate import translate_command
 from seqwright.errors import ClientError, SeqwrightError
-from seqwright.interrupts import ENDING, end_on_signals
+from seqwright.interrupts import STOP_SIGNALS, exit_on_signals
 
-INTERRUPTED = [128 + number for number in ENDING]
+INTERRUPTED = [128 + number for number in STOP_SIGNALS]
 """The exit statuses of a command that a signal ended."""
 
 app = typer.Typer(
@@ -94,7 +94,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # as files of results are, whatever the locale
     try:
-        with end_on_signals(signal.SIGTERM, signal.SIGHUP), _flushed():
+        with exit_on_signals(signal.SIGTERM, signal.SIGHUP), _flushed():
             app()
     except SeqwrightError as error:
         _trace()

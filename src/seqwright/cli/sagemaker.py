@@ -9,7 +9,7 @@ import typer
 from seqwright.cli.console import set_up_logging
 from seqwright.cli.options import TimeoutOption
 from seqwright.errors import ClientError
-from seqwright.interrupts import ended_by_sigterm, stop_on_signals
+from seqwright.interrupts import exit_on_sigterm, stop_on_signals
 from seqwright.remote import require_local
 
 sagemaker_app = typer.Typer(
@@ -40,7 +40,7 @@ def serve_command(
 ) -> None:
     """Serve the model in ROOT/model, one of the original's engine included, until SIGTERM."""
     require_local(root)
-    with ended_by_sigterm() as end_if_asked:  # the imports take seconds, in which it may come
+    with exit_on_sigterm() as end_if_asked:  # the imports take seconds, in which it may come
         from seqwright.sagemaker.contract import Paths
         from seqwright.sagemaker.models import usable_model
 

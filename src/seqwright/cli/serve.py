@@ -7,7 +7,7 @@ import typer
 from seqwright.cli.console import STDERR
 from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption
 from seqwright.errors import ClientError
-from seqwright.interrupts import ended_by_sigterm
+from seqwright.interrupts import exit_on_sigterm
 from seqwright.remote import Staging
 
 
@@ -34,7 +34,7 @@ def serve_command(
     ] = 55.0,
 ) -> None:
     """Serve a model over HTTP, in the formats of the original's endpoint."""
-    with ended_by_sigterm() as end_if_asked:  # the imports take seconds, in which it may come
+    with exit_on_sigterm() as end_if_asked:  # the imports take seconds, in which it may come
         try:
             from seqwright.serving.limits import Limits
             from seqwright.serving.server import serve

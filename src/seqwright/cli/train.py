@@ -11,7 +11,7 @@ from seqwright.cli.console import STDERR, set_up_logging
 from seqwright.cli.options import DeviceOption, PrecisionOption, TimeoutOption, path_option
 from seqwright.files import read_json_object
 from seqwright.hyperparameters import parse_assignments
-from seqwright.interrupts import ENDING, StopRequested, stop_on_signals
+from seqwright.interrupts import STOP_SIGNALS, StopRequested, stop_on_signals
 from seqwright.remote import Staging, beside, join, shown, try_to_push
 
 
@@ -59,7 +59,7 @@ def train_command(
     ] = 1,
 ) -> None:
     """Train a model; interrupted training goes on where it stopped when the same command is given again."""
-    with contextlib.suppress(StopRequested), stop_on_signals(*ENDING) as stop_requested:
+    with contextlib.suppress(StopRequested), stop_on_signals(*STOP_SIGNALS) as stop_requested:
         from seqwright.training.claims import has_begun
         from seqwright.training.job import Channels, train
         from seqwright.training.launch import Hosts

@@ -22,7 +22,7 @@ from seqwright.data.recordio import read_records
 from seqwright.data.sequences import Sequences
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
-from seqwright.files import explained, new_folder
+from seqwright.files import describe_os_errors, new_folder
 from seqwright.interrupts import StopRequested
 
 SIDES = ("source", "target")
@@ -122,7 +122,7 @@ def _require_folder(folder: Path) -> None:
 def _list_files(folder: Path) -> list[Path]:
     """The data files of a channel, by name."""
     _require_folder(folder)
-    with explained(f"cannot read the channel {folder}"):
+    with describe_os_errors(f"cannot read the channel {folder}"):
         files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     if not files:
         raise ClientError(f"the channel {folder} is empty: put RecordIO-Protobuf files there")
@@ -131,7 +131,7 @@ def _list_files(folder: Path) -> list[Path]:
 
 def _name_entry(folder: Path, files: list[Path]) -> str:
     """A name that changes whenever the files of the channel do."""
-    with explained(f"cannot read the channel {folder}"):
+    with describe_os_errors(f"cannot read the channel {folder}"):
         facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         described = json.dumps([_FORMAT, str(folder.resolve()), facts])
     return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
@@ -159,7 +159,7 @@ def _open_side(path: Path, side: str, count: int) -> Sequences:
 
 def _build_entry(path: Path, files: list[Path], stop_requested: Callable[[], bool]) -> None:
     """Decode the files of a channel into a cache entry."""
-    with explained(f"cannot replace {path}"):
+    with describe_os_errors(f"cannot replace {path}"):
         if path.exists():
             shutil.rmtree(path)
     try:

@@ -22,8 +22,8 @@ from seqwright.data.text import read_blocks
 from seqwright.data.vocabulary import UNK, Vocabulary
 from seqwright.data.words import Words, split, spooling_apart
 from seqwright.errors import ClientError
-from seqwright.files import explained, new_folder, remove_leftovers, require_absent, writing
-from seqwright.locks import lock_of, locked
+from seqwright.files import describe_os_errors, new_folder, remove_leftovers, require_absent, writing
+from seqwright.locks import lock_path, locked
 
 _LARGE = 16 << 20
 """Bytes of text that are worth a second process, which takes some tenths of a second to start."""
@@ -191,7 +191,7 @@ def _alone(output: Path) -> Iterator[None]:
     """Keep other processes from writing the same folder, and remove what one that was killed has left of it."""
     require_absent(output)
     refusal = f"another process is preparing {output}: let it end, or name another folder"
-    with locked(lock_of(output), refusal):
+    with locked(lock_path(output), refusal):
         remove_leftovers(output)
         yield
 
@@ -206,7 +206,7 @@ class _Parallel:
 
     @property
     def size(self) -> int:
-        with explained(f"cannot read the {self.name} text"):
+        with describe_os_errors(f"cannot read the {self.name} text"):
             return self.source.stat().st_size + self.target.stat().st_size
 
 

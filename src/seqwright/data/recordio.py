@@ -20,7 +20,7 @@ from seqwright.data.record_pb2 import Record
 from seqwright.data.sequences import Sequences
 from seqwright.data.wire import Column, Ints, starts_of, unpack_records
 from seqwright.errors import ClientError
-from seqwright.files import explained
+from seqwright.files import describe_os_errors
 
 CHUNK = 1 << 20
 """Bytes of frames decoded together: enough to keep numpy busy, few enough for the processor's cache."""
@@ -89,7 +89,7 @@ def read_records(path: Path, names: Sequence[str]) -> Iterator[tuple[Sequences, 
             record is not a `Record`, lacks a feature, or holds something other than ids from 0 up. The
             message names the record, counted from 1, and the byte at which its frame starts, counted from 0.
     """
-    with explained(f"cannot read {path}"), path.open("rb") as stream:
+    with describe_os_errors(f"cannot read {path}"), path.open("rb") as stream:
         size = path.stat().st_size if path.is_file() else sys.maxsize  # a pipe's is not known before its end
         yield from _decode_stream(stream, size, names, str(path))
 

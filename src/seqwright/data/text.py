@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from seqwright.errors import ClientError
-from seqwright.files import explained
+from seqwright.files import describe_os_errors
 
 BLOCK = 1024
 """Lines read together: enough to keep numpy busy, few enough for the processor's cache."""
@@ -29,7 +29,7 @@ def read_blocks(path: Path, size: int = BLOCK, advance: Callable[[int], None] | 
     Raises:
         ClientError: the file cannot be read or unpacked, or a line is not UTF-8; the message names the line.
     """
-    with explained(f"cannot read {path}"), path.open("rb") as raw:
+    with describe_os_errors(f"cannot read {path}"), path.open("rb") as raw:
         stream: BinaryIO = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
         before, tells = 0, advance is not None and raw.seekable()  # a pipe does not say where it is
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from seqwright.errors import ClientError
-from seqwright.files import explained, writing
+from seqwright.files import describe_os_errors, writing
 
 PAD, UNK, BOS, EOS = range(4)
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
@@ -96,7 +96,7 @@ class Vocabulary:
         Raises:
             ClientError: the file cannot be read, or is not a vocabulary; see `from_json`.
         """
-        with explained(f"cannot read the vocabulary {path}"):
+        with describe_os_errors(f"cannot read the vocabulary {path}"):
             text = path.read_bytes()
         return cls.from_json(text, str(path))
 

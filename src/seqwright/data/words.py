@@ -19,7 +19,7 @@ from seqwright.data.sequences import Sequences
 from seqwright.data.text import read_blocks
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
-from seqwright.processes import signals_held
+from seqwright.processes import signals_blocked
 
 
 class _Numbers(dict[str, int]):
@@ -105,7 +105,7 @@ def spooling_apart(path: Path, scratch: Path) -> Iterator[Callable[[], tuple[Wor
     """
     command = [sys.executable, "-P", "-m", __name__, str(path), str(scratch)]
     with contextlib.ExitStack() as stack:
-        with signals_held():
+        with signals_blocked():
             process = stack.enter_context(
                 subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603 - our own module
             )

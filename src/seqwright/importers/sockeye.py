@@ -16,7 +16,7 @@ from seqwright.archives import MAX_UNPACKED_BYTES, unpack
 from seqwright.artifacts import TrainedModel, save_model
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
-from seqwright.files import explained, require_absent
+from seqwright.files import describe_os_errors, require_absent
 from seqwright.importers.config import parse_config
 from seqwright.importers.ndarray import Arrays, parse_ndarrays
 from seqwright.importers.sockeye_settings import read_settings
@@ -95,7 +95,7 @@ def _load(folder: Path, origin: str) -> tuple[TrainedModel, dict[str, float]]:
 def _read(folder: Path, name: str, origin: str, limit: int) -> bytes:
     if not (folder / name).is_file():
         raise ClientError(f"{origin.rstrip('/: ')} is not a Sockeye model: it has no {name}")
-    with explained(f"cannot read {origin}{name}"):
+    with describe_os_errors(f"cannot read {origin}{name}"):
         if (size := (folder / name).stat().st_size) > limit:
             raise ClientError(f"{origin}{name} has {size:,} bytes, where at most {limit:,} make sense: not a model")
         return (folder / name).read_bytes()
@@ -105,7 +105,7 @@ def _parameter_file(folder: Path, origin: str) -> str:
     """The name of the best parameters, or of the last ones where none are called best."""
     if (folder / BEST).is_file():
         return BEST
-    with explained(f"cannot read {origin}"):
+    with describe_os_errors(f"cannot read {origin}"):
         checkpoints = [path.name for path in folder.iterdir() if CHECKPOINT.fullmatch(path.name)]
     if not checkpoints:
         raise ClientError(f"{origin.rstrip('/: ')} is not a Sockeye model: it has no {BEST}")
@@ -158,7 +158,7 @@ def _metrics(folder: Path) -> dict[str, float]:
     """
     if not (folder / METRICS).is_file():
         return {}
-    with explained(f"cannot read {folder / METRICS}"):
+    with describe_os_errors(f"cannot read {folder / METRICS}"):
         if (folder / METRICS).stat().st_size > MAX_METRICS_BYTES:
             raise ClientError(
                 f"{folder / METRICS} is larger than {MAX_METRICS_BYTES >> 20} MB: it is no file of scores"

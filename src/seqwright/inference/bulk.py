@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from seqwright.errors import ClientError
-from seqwright.files import explained, read_json_object, writing
+from seqwright.files import describe_os_errors, read_json_object, writing
 from seqwright.inference.pool import TranslatorPool
 from seqwright.inference.sources import Source, read_sources
 from seqwright.inference.translator import Translation, Translator
-from seqwright.locks import lock_of, locked
+from seqwright.locks import lock_path, locked
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -133,13 +133,13 @@ def _writer(
             raise ClientError(f"cannot write {target}: it is a folder; name a file")
         if resume:
             raise ClientError(f"--resume goes on with a file, which {target} is not")
-        with explained(f"cannot write {target}"), target.open("w", encoding="utf-8", newline="\n") as stream:
+        with describe_os_errors(f"cannot write {target}"), target.open("w", encoding="utf-8", newline="\n") as stream:
             yield stream, 0
         return
     partial, about = _beside(target)
-    lock = lock_of(target)
+    lock = lock_path(target)
     refusal = f"another process is writing {target}: let it end, or name another file"
-    with locked(lock, refusal), explained(f"cannot write {target}"):
+    with locked(lock, refusal), describe_os_errors(f"cannot write {target}"):
         if resume:
             _require_same(made_with, about, partial)
             done = _keep_whole_lines(partial)
@@ -206,7 +206,7 @@ def _progress(console: Console | None, source: Path | None) -> Iterator[Callable
     if console is None or not console.is_terminal or source is None:
         yield None
         return
-    with explained(f"cannot read {source}"):
+    with describe_os_errors(f"cannot read {source}"):
         total = source.stat().st_size
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task("translating", total=total if source.suffix != ".rec" else None)

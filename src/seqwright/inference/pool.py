@@ -24,7 +24,7 @@ from seqwright.artifacts import load_model
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.devices import keep_freed_memory, process_count
 from seqwright.errors import AlgorithmError
-from seqwright.files import explained
+from seqwright.files import describe_os_errors
 from seqwright.inference.translator import Translation, Translator, by_length
 from seqwright.processes import starting
 
@@ -73,7 +73,7 @@ class TranslatorPool:
         self._count = count
         context = multiprocessing.get_context("spawn")
         threads = max(1, torch.get_num_threads() // count)
-        with explained(f"cannot start {count} processes"), starting():
+        with describe_os_errors(f"cannot start {count} processes"), starting():
             begun: Synchronized[int] = context.Value("i", 0)
             self._executor = ProcessPoolExecutor(count, context, _begin, (model, device, precision, threads, begun))
 

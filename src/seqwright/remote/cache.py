@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from seqwright.files import explained
+from seqwright.files import describe_os_errors
 from seqwright.remote.filesystem import Remote, digest
 
 CACHE_VARIABLE = "SEQWRIGHT_CACHE"
@@ -24,7 +24,7 @@ def cache_folder() -> Path:
 def folder_of(remote: Remote, purpose: str) -> Path:
     """The cache's folder for something, made if need be."""
     folder = cache_folder() / purpose / digest([remote.url])
-    with explained(f"cannot keep a copy of {remote}; set {CACHE_VARIABLE} to a folder that can be written"):
+    with describe_os_errors(f"cannot keep a copy of {remote}; set {CACHE_VARIABLE} to a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -43,7 +43,7 @@ class Scratch:
 
     def __init__(self, remote: Remote) -> None:
         home = folder_of(remote, "outgoing")
-        with explained(f"cannot write to {home}"), FileLock(home.parent / ".lock"):
+        with describe_os_errors(f"cannot write to {home}"), FileLock(home.parent / ".lock"):
             for claim in home.parent.glob(f"*/{_SCRATCH}*/{_CLAIM}"):
                 _remove_if_free(claim)
             self.path = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=home))

@@ -12,7 +12,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from seqwright.errors import ClientError, SeqwrightError
-from seqwright.interrupts import StopRequested, outlast
+from seqwright.interrupts import StopRequested, wait_unless_stopped
 from seqwright.remote.cache import Scratch, folder_of
 from seqwright.remote.filesystem import Remote, RemoteFile, is_remote, shown
 from seqwright.remote.transfers import (
@@ -85,7 +85,7 @@ class Staging(AbstractContextManager["Staging"]):
                 waiting.remove(location)
 
         try:
-            outlast(send, self._stop_requested, GRACE)
+            wait_unless_stopped(send, self._stop_requested, GRACE)
         except (StopRequested, ClientError) as failed:
             if not self._stop_requested():
                 raise
@@ -113,10 +113,10 @@ class Staging(AbstractContextManager["Staging"]):
             with bars_on(self._console) as bars:
                 return function(bars)
 
-        return outlast(work, self._stop_requested, grace=0)
+        return wait_unless_stopped(work, self._stop_requested, grace=0)
 
     def _files_of(self, remote: Remote) -> list[RemoteFile]:
-        return outlast(remote.files, self._stop_requested, grace=0)
+        return wait_unless_stopped(remote.files, self._stop_requested, grace=0)
 
     def read(self, location: str) -> Path:
         """A file or folder to read."""
@@ -214,7 +214,7 @@ def try_to_push(location: str, stop_requested: Callable[[], bool] = _never) -> N
     if stop_requested():
         return
     try:
-        outlast(lambda: push(location), stop_requested, grace=0)
+        wait_unless_stopped(lambda: push(location), stop_requested, grace=0)
     except StopRequested:
         return
     except ClientError as error:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from seqwright.errors import ClientError
-from seqwright.files import explained, writing
+from seqwright.files import describe_os_errors, writing
 from seqwright.interrupts import in_background
 from seqwright.remote.cache import folder_of
 from seqwright.remote.filesystem import Remote, RemoteFile, digest, version_of
@@ -66,7 +66,7 @@ def fetch(remote: Remote, bars: Bars) -> Path:
     if any(not file.version for file in files):
         version = uuid.uuid4().hex  # whether what is there is still the same, nobody can tell
     folder = home / version / remote.name
-    with explained(f"cannot keep a copy of {remote} in {home}"), FileLock(home / ".lock"):
+    with describe_os_errors(f"cannot keep a copy of {remote} in {home}"), FileLock(home / ".lock"):
         if _fetch_missing(remote, {home / version / _local_name(file, remote, is_file): file for file in files}, bars):
             now = {file.name: file.version for file in remote.files()}
             if any(file.version != now.get(file.name) for file in files if file.version):
@@ -165,7 +165,7 @@ def send_folder(
         note: called whenever `known` has changed, before the other side does and after.
     """
     for name, path in sorted(_names(folder).items(), key=lambda pair: (posixpath.basename(pair[0]) in _LAST, pair[0])):
-        with explained(f"cannot send {path} to {remote}"):
+        with describe_os_errors(f"cannot send {path} to {remote}"):
             status = path.stat()
         mark: list[str | int] = [status.st_size, status.st_mtime_ns]
         if known.get(name, [])[:2] == mark:
@@ -201,7 +201,7 @@ def _names(folder: Path) -> dict[str, Path]:
 def fetch_folder(remote: Remote, folder: Path, bars: Bars) -> None:
     """Make a local folder like the remote one; where that is as it was left, what is here is the newer, and is kept."""
     known = read_index(folder)
-    with explained(f"cannot keep a copy of {remote} in {folder}"):
+    with describe_os_errors(f"cannot keep a copy of {remote} in {folder}"):
         folder.mkdir(exist_ok=True)
         there = {file.name: file for file in remote.files()}
         if not _is_as_left(there, known):

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seqwright.errors import ClientError
-from seqwright.files import explained, read_json_object
+from seqwright.files import describe_os_errors, read_json_object
 
 FAILURE_LIMIT = 1024
 """Characters of the failure file that the platform shows to the user."""
@@ -92,6 +92,6 @@ def read_job(paths: Paths) -> Job:
 
 def write_failure(paths: Paths, message: str) -> None:
     """Leave `message` where the platform looks for the reason of a failure, cut to what it shows."""
-    with explained(f"cannot write {paths.failure}"):
+    with describe_os_errors(f"cannot write {paths.failure}"):
         paths.failure.parent.mkdir(parents=True, exist_ok=True)
         paths.failure.write_text(message[:FAILURE_LIMIT], encoding="utf-8")

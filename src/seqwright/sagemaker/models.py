@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from seqwright.archives import names_in
 from seqwright.artifacts import CONFIG, FILES
 from seqwright.errors import ClientError
-from seqwright.files import explained
+from seqwright.files import describe_os_errors
 from seqwright.importers.sockeye import CONFIG as ORIGINAL_CONFIG
 from seqwright.importers.sockeye import import_sockeye
 
@@ -45,7 +45,7 @@ def usable_model(folder: Path) -> Iterator[Path]:
 
 def _names(source: Path) -> list[str]:
     """The names of the files in a folder or a tar archive, `./` aside."""
-    with explained(f"cannot read {source}"):
+    with describe_os_errors(f"cannot read {source}"):
         if not source.exists():
             raise _no_model(source, None)
         if source.is_dir():

@@ -17,8 +17,8 @@ import uvicorn
 
 from seqwright.devices import choose_device
 from seqwright.errors import ClientError
-from seqwright.files import explained
-from seqwright.interrupts import ended_by_sigterm
+from seqwright.files import describe_os_errors
+from seqwright.interrupts import exit_on_sigterm
 from seqwright.serving.app import Application, create_app
 from seqwright.serving.direct import DirectProtocol
 from seqwright.serving.limits import Limits
@@ -109,14 +109,14 @@ def serve(
     limits = limits or Limits()
     _allow_many_connections()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(ended_by_sigterm())  # while it loads
+        stack.enter_context(exit_on_sigterm())  # while it loads
         count = workers or (1 if choose_device(device).type == "cuda" else min(_MOST_WORKERS, torch.get_num_threads()))
         bound = stack.enter_context(bind(host, port))
         searchers = [
             stack.enter_context(contextlib.closing(SearchProcess(model, device, precision, count)))
             for _ in range(count)
         ]
-        with explained(f"cannot listen on {_place(host, port)}"):
+        with describe_os_errors(f"cannot listen on {_place(host, port)}"):
             bound.listen(_CONNECTIONS)
         _LOGGER.info(
             "serving %s on http://%s (%s, %d %s)",
@@ -165,7 +165,7 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ClientError: the address is not to be had.
     """
-    with explained(f"cannot listen on {_place(host, port)}"):
+    with describe_os_errors(f"cannot listen on {_place(host, port)}"):
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except UnicodeError as error:

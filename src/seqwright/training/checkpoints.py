@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seqwright.artifacts import write_tensors
 from seqwright.errors import ClientError
-from seqwright.files import explained, new_folder, writing
+from seqwright.files import describe_os_errors, new_folder, writing
 from seqwright.training.claims import BEST, PREFIX, Identity, existing_checkpoints
 from seqwright.training.progress import Checkpoint, Monitor, Progress
 from seqwright.training.trainer import Trainer
@@ -160,7 +160,7 @@ class CheckpointStore(Monitor):
             for each in damaged:  # so that it does not count among those that are kept
                 aside = each.with_name(f".{each.name}.damaged")
                 shutil.rmtree(aside, ignore_errors=True)
-                with explained(f"cannot put {each} aside"):
+                with describe_os_errors(f"cannot put {each} aside"):
                     each.rename(aside)
             return content
         if damaged:
@@ -213,7 +213,7 @@ def _read_whole(folder: Path) -> tuple[bytes, bytes]:
         _DamagedError: a file is missing or not what was written.
         ClientError: a file cannot be read, or is of another version of seqwright.
     """
-    with explained(f"cannot read {folder}"):
+    with describe_os_errors(f"cannot read {folder}"):
         try:
             state = (folder / STATE).read_bytes()
             version = json.loads(state)["format_version"]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from seqwright.artifacts import CONFIG, TrainedModel, discard_unfinished, require_same_model
 from seqwright.errors import ClientError
-from seqwright.files import explained, read_json_object, require_absent, writing
+from seqwright.files import describe_os_errors, read_json_object, require_absent, writing
 from seqwright.hyperparameters import Hyperparameters
-from seqwright.locks import lock_of, locked
+from seqwright.locks import lock_path, locked
 
 MAY_CHANGE = frozenset(
     {
@@ -104,7 +104,7 @@ def held(checkpoints: Path, output: Path, channels: Sequence[Path]) -> Iterator[
         require_absent(output)  # said before the channels are read, which may take long
     model = Path(os.path.realpath(output))
     with contextlib.ExitStack() as stack:
-        for lock, folder in ((checkpoints / ".lock", checkpoints), (lock_of(model), output)):
+        for lock, folder in ((checkpoints / ".lock", checkpoints), (lock_path(model), output)):
             refusal = f"another run is writing to {folder}: let it end, or name other folders"
             stack.enter_context(locked(lock, refusal))
         yield
@@ -152,7 +152,7 @@ def claim(checkpoints: Path, output: Path, identity: Identity, trained: TrainedM
         raise ClientError(f"{checkpoints} holds something, but no {RUN}: it is not of a run of seqwright; name another")
     else:
         require_absent(output)
-    with explained(f"cannot tidy up {checkpoints}"):
+    with describe_os_errors(f"cannot tidy up {checkpoints}"):
         for folder in (checkpoints / BEST, output):
             if is_ours:
                 discard_unfinished(folder)

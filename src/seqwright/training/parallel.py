@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from seqwright.errors import AlgorithmError, ClientError
-from seqwright.interrupts import outlast
+from seqwright.interrupts import wait_unless_stopped
 
 TIMEOUT = 600.0
 """Seconds that a process waits for the others before it gives them up."""
@@ -267,7 +267,7 @@ def _meet(place: Place, device: torch.device, stop_requested: Callable[[], bool]
         return address
 
     try:
-        return outlast(meet, stop_requested, grace=0)
+        return wait_unless_stopped(meet, stop_requested, grace=0)
     except (OSError, RuntimeError, ValueError) as error:
         raise ClientError(
             f"process {place.rank} of {place.size} did not meet the others at {host}:{port} within "

@@ -13,7 +13,7 @@ from seqwright.artifacts import TrainedModel, load_model
 from seqwright.data.vectors import read_vectors
 from seqwright.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from seqwright.errors import ClientError
-from seqwright.files import explained
+from seqwright.files import describe_os_errors
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import Seq2Seq
 
@@ -259,5 +259,5 @@ def _digest_model(trained: TrainedModel) -> str:
 
 
 def _digest_file(path: Path) -> str:
-    with explained(f"cannot read {path}"), path.open("rb") as stream:
+    with describe_os_errors(f"cannot read {path}"), path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
