@@ -31,7 +31,7 @@ def locked(path: Path, refusal: str) -> Iterator[None]:
         refusal: says what the lock is of, and what to do.
 
     Raises:
-        ClientError: another process holds the lock, and has not given it up in `LOCK_TIMEOUT`; the message is `refusal`.
+        ClientError: another process still holds the lock after `LOCK_TIMEOUT`; the message is `refusal`.
     """
     is_new = not path.parent.exists()
     with describe_os_errors(f"cannot write {path.parent}"):
