@@ -42,7 +42,7 @@ def log_probability(trained: TrainedModel, source: list[str], target: list[str])
     ids = trained.target_vocabulary.ids(target)
     with torch.inference_mode():
         hidden = trained.model(torch.tensor([source_ids]), torch.tensor([len(source_ids)]), torch.tensor([[BOS, *ids]]))
-        log_probabilities = torch.log_softmax(trained.model.logits(hidden)[0], dim=1)
+        log_probabilities = trained.model.log_probabilities(hidden)[0]
     return float(log_probabilities[range(len(ids) + 1), [*ids, EOS]].sum()) / len(ids)
 
 

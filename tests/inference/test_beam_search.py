@@ -12,18 +12,29 @@ from hypothesis import strategies as st
 from seqwright.artifacts import TrainedModel
 from seqwright.data.vocabulary import BOS, EOS, PAD, UNK
 from seqwright.inference.beam_search import Hypothesis, _largest
-from seqwright.inference.beam_search import beam_search as search_and_tell
+from seqwright.inference.beam_search import beam_search as search_by_steps
+from seqwright.inference.options import SearchOptions
 from seqwright.models.seq2seq import Seq2Seq
 
 Maker = Callable[..., TrainedModel]
 
 
-def beam_search(model: Seq2Seq, source: torch.Tensor, lengths: torch.Tensor, **options: Any) -> list[list[Hypothesis]]:
-    """The hypotheses of every sentence, in order."""
+def beam_search(
+    model: Seq2Seq,
+    source: torch.Tensor,
+    lengths: torch.Tensor,
+    *,
+    max_lengths: torch.Tensor,
+    cancelled: Callable[[], set[int]] | None = None,
+    **options: Any,
+) -> dict[int, list[Hypothesis]]:
+    """The hypotheses of every sentence by its number."""
     found: dict[int, list[Hypothesis]] = {}
-    for _ in search_and_tell(model, source, lengths, found=found.__setitem__, **options):
+    every = [SearchOptions(**options)] * len(source)
+    steps = search_by_steps(model, source, lengths, max_lengths, every, on_found=found.__setitem__, cancelled=cancelled)
+    for _ in steps:
         pass
-    return [found[number] for number in range(len(source))]
+    return found
 
 
 def score(trained: TrainedModel, source: torch.Tensor, ids: list[int]) -> float:
@@ -31,7 +42,7 @@ def score(trained: TrainedModel, source: torch.Tensor, ids: list[int]) -> float:
     length = torch.tensor([source.shape[1]])
     with torch.inference_mode():
         hidden = trained.model(source, length, torch.tensor([[BOS, *ids]]))
-        log_probabilities = torch.log_softmax(trained.model.logits(hidden), dim=2)[0]
+        log_probabilities = trained.model.log_probabilities(hidden)[0]
     return -float(log_probabilities[range(len(ids) + 1), [*ids, EOS]].sum()) / max(len(ids), 1)
 
 
@@ -92,7 +103,7 @@ def test_hypotheses_are_distinct_and_hold_no_special_tokens(small_model: Maker) 
         max_lengths=torch.tensor([9, 9]),
         nbest=5,
     )
-    for hypotheses in found:
+    for hypotheses in found.values():
         ids = [tuple(h.ids) for h in hypotheses]
         assert len(set(ids)) == len(ids) == 5
         assert not {PAD, BOS, EOS} & set(itertools.chain(*ids))
@@ -127,7 +138,7 @@ def test_search_ends_at_the_length_limit(small_model: Maker) -> None:
         beam_size=3,
         max_lengths=torch.tensor([2, 5]),
     )
-    assert [len(hypotheses[0].ids) for hypotheses in found] == [2, 5]
+    assert [len(hypotheses[0].ids) for hypotheses in found.values()] == [2, 5]
 
 
 def test_a_hypothesis_that_is_cut_off_keeps_its_whole_score(small_model: Maker) -> None:
@@ -138,7 +149,7 @@ def test_a_hypothesis_that_is_cut_off_keeps_its_whole_score(small_model: Maker) 
     found = beam_search(trained.model, source, torch.tensor([2]), beam_size=1, max_lengths=torch.tensor([4]))[0][0]
     with torch.inference_mode():
         hidden = trained.model(source, torch.tensor([2]), torch.tensor([[BOS, *found.ids[:-1]]]))
-        log_probabilities = torch.log_softmax(trained.model.logits(hidden), dim=2)[0]
+        log_probabilities = trained.model.log_probabilities(hidden)[0]
     assert len(found.ids) == 4
     assert found.score == pytest.approx(-float(log_probabilities[range(4), found.ids].sum()), abs=1e-4)
 
@@ -153,22 +164,20 @@ def test_a_beam_wider_than_the_vocabulary_gives_what_there_is(small_model: Maker
 
 @pytest.mark.parametrize("gone", [{0}, {1, 3}, {0, 1, 2, 3}])
 @pytest.mark.parametrize("after", [1, 3])
-def test_abandoned_sentences_leave_between_steps_and_change_nothing_for_the_rest(gone: set[int], after: int) -> None:
+def test_cancelled_sentences_leave_between_steps_and_change_nothing_for_the_rest(gone: set[int], after: int) -> None:
     sources = torch.tensor([[5, 9, 11, 3], [6, 7, 3, 0], [12, 3, 0, 0], [8, 9, 10, 3]])
     lengths = torch.tensor([4, 3, 2, 4])
     steps = itertools.count(1)
     taken = 0
 
-    def abandoned() -> set[int]:
+    def cancelled() -> set[int]:
         nonlocal taken
         taken = next(steps)
         return gone if taken >= after else set()
 
-    found: dict[int, list[Hypothesis]] = {}
     options: dict[str, Any] = {"beam_size": 3, "max_lengths": torch.tensor([9, 8, 7, 6]), "nbest": 3}
     expected = beam_search(_MODEL.model, sources, lengths, **options)
-    for _ in search_and_tell(_MODEL.model, sources, lengths, found=found.__setitem__, abandoned=abandoned, **options):
-        pass
+    found = beam_search(_MODEL.model, sources, lengths, cancelled=cancelled, **options)
     assert set(found) == {0, 1, 2, 3} - gone
     for i in found:
         assert [h.ids for h in found[i]] == [h.ids for h in expected[i]]

@@ -15,6 +15,7 @@ from seqwright.data.recordio import encode_records
 from seqwright.data.sequences import Sequences
 from seqwright.errors import ClientError
 from seqwright.inference.bulk import translate_file
+from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import Translator
 
 Maker = Callable[..., TrainedModel]
@@ -106,14 +107,21 @@ def test_bad_input_is_named_and_leaves_no_output(
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
 
-def test_empty_lines_may_end_json_lines_and_nothing_else(translator: Translator, tmp_path: Path) -> None:
+def test_blank_lines_of_json_lines_are_passed_over_and_empty_texts_are_not(
+    translator: Translator, tmp_path: Path
+) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out"
-    source.write_text('{"source": "w5"}\n{"source": "w6"}\n\n  \n')
+    source.write_text('\n{"source": "w5"}\n\n{"source": ""}\n  \n{"source": "w6"}\n\n')
     translate_file(translator, source=source, target=target)
-    assert len(target.read_text().splitlines()) == 2
-    source.write_text('{"source": "w5"}\n\n{"source": "w6"}\n')
-    with pytest.raises(ClientError, match="line 2 is not valid JSON"):
-        translate_file(translator, source=source, target=target)
+    first, second, third = target.read_text().splitlines()
+    assert second == ""
+    assert [first, third] == [each.text for each in translator.translate(["w5", "w6"])]
+
+
+def test_a_line_is_counted_with_the_blank_lines_before_it(translator: Translator, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('\n{"source": "w5"}\n\nno json\n')
+    with pytest.raises(ClientError, match="line 4 is not valid JSON"):
+        translate_file(translator, source=tmp_path / "in.jsonl", target=tmp_path / "out")
 
 
 def test_records_come_through_a_pipe(translator: Translator, tmp_path: Path) -> None:
@@ -134,7 +142,9 @@ def test_resuming_needs_something_to_resume(translator: Translator, tmp_path: Pa
     with pytest.raises(ClientError, match="name the input and the output"):
         translate_file(translator, source=None, target=tmp_path / "out", resume=True)
     with pytest.raises(ClientError, match="needs --format json"):
-        translate_file(translator, source=tmp_path / "in", target=tmp_path / "out", resume=True, nbest=2)
+        translate_file(
+            translator, source=tmp_path / "in", target=tmp_path / "out", resume=True, options=SearchOptions(nbest=2)
+        )
     (tmp_path / "out.partial").write_text("x\n" * 41)
     with pytest.raises(ClientError, match="1 lines more than"):
         translate_file(translator, source=tmp_path / "in", target=tmp_path / "out", resume=True)
@@ -156,8 +166,8 @@ def test_what_was_begun_with_something_else_is_not_gone_on_with(
     other = Translator(small_model(seed=9, weight_init_scale=12.0), torch.device("cpu"))
     for different, maker, changed in (
         ("model", other, {}),
-        ("format, nbest", translator, {"as_json": True, "nbest": 2}),
-        ("beam_size", translator, {"beam_size": 2}),
+        ("format, nbest", translator, {"as_json": True, "options": SearchOptions(nbest=2)}),
+        ("beam_size", translator, {"options": SearchOptions(beam_size=2)}),
     ):
         with pytest.raises(ClientError, match=rf"out\.partial was begun with another {different}:"):
             translate_file(maker, **options, **changed, resume=True)  # type: ignore[arg-type]

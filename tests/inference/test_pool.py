@@ -15,6 +15,7 @@ from seqwright.artifacts import TrainedModel, save_model
 from seqwright.devices import process_count
 from seqwright.errors import AlgorithmError, ClientError
 from seqwright.inference.bulk import translate_file
+from seqwright.inference.options import SearchOptions
 from seqwright.inference.pool import TranslatorPool, load_translators
 from seqwright.inference.translator import Translator
 
@@ -51,7 +52,14 @@ def test_auto_is_a_process_for_each_thread_of_the_processor() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 64])
-@pytest.mark.parametrize("options", [{}, {"nbest": 2}, {"as_json": True, "nbest": 2, "beam_size": 3}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"options": SearchOptions(nbest=2)},
+        {"as_json": True, "options": SearchOptions(nbest=2, beam_size=3)},
+    ],
+)
 def test_two_processes_write_what_one_writes(
     options: dict[str, int], batch_size: int, pool: TranslatorPool, model: Path, source: Path, tmp_path: Path
 ) -> None:
@@ -110,7 +118,7 @@ def test_a_line_by_itself_is_answered_before_the_next_is_read(pool: TranslatorPo
             read = number
             yield [[5, 6]]
 
-    answers = pool.translate_blocks(lines())
+    answers = pool.translate_blocks(lines(), SearchOptions())
     assert len(next(answers)) == 1
     assert read == 1
     assert len(list(answers)) == 1
@@ -120,11 +128,12 @@ ENDLESS = """
 import sys
 from itertools import repeat
 from pathlib import Path
+from seqwright.inference.options import SearchOptions
 from seqwright.inference.pool import TranslatorPool
 
 if __name__ == "__main__":
     with TranslatorPool(Path(sys.argv[1]), "cpu", "fp32", 1) as pool:
-        for _ in pool.translate_blocks(repeat([[5, 6]])):
+        for _ in pool.translate_blocks(repeat([[5, 6]]), SearchOptions()):
             print(*(process.pid for process in pool._executor._processes.values()), flush=True)
 """
 

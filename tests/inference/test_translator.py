@@ -9,6 +9,7 @@ import torch
 
 from seqwright.artifacts import TrainedModel, save_model
 from seqwright.errors import ClientError
+from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import Translation, Translator
 
 Maker = Callable[..., TrainedModel]
@@ -87,9 +88,13 @@ def test_a_limit_on_the_output_replaces_the_models_own(translator: Translator) -
     assert len(longer.tokens) > len(free.tokens)
 
 
+def limited(*limits: int | None) -> list[SearchOptions]:
+    return [SearchOptions(max_output_length=limit) for limit in limits]
+
+
 def test_every_source_of_a_batch_may_have_its_own_limit(translator: Translator) -> None:
     found: dict[int, Translation] = {}
-    run(translator.translate_batch([[4, 5], [4, 5], [4, 5]], found.__setitem__, max_output_lengths=[2, None, 25]))
+    run(translator.translate_batch([[4, 5], [4, 5], [4, 5]], limited(2, None, 25), found.__setitem__))
     alone = [translator.translate_ids([[4, 5]], max_output_length=limit)[0] for limit in (2, None, 25)]
     assert [found[number].ids for number in range(3)] == [each.ids for each in alone]
 
@@ -102,19 +107,21 @@ def test_a_translation_is_told_as_soon_as_its_search_ends(translator: Translator
         steps.append(len(told))
         return []
 
-    limits = [9, 1, 5]
-
     def tell(number: int, _: Translation) -> None:
         told.append(number)
 
-    run(translator.translate_batch([[4, 5]] * 3, tell, max_output_lengths=limits, abandoned=step))
+    run(translator.translate_batch([[4, 5]] * 3, limited(9, 1, 5), tell, cancelled=step))
     assert told[0] == 1
     assert 1 in steps
 
 
 def test_what_is_abandoned_is_not_told_and_changes_nothing_for_the_rest(translator: Translator) -> None:
     found: dict[int, Translation] = {}
-    run(translator.translate_batch([[4, 5], [6], [7]], found.__setitem__, abandoned=lambda: [1]))
+    run(
+        translator.translate_batch(
+            [[4, 5], [6], [7]], limited(None, None, None), found.__setitem__, cancelled=lambda: [1]
+        )
+    )
     assert sorted(found) == [0, 2]
     assert [found[0].ids, found[2].ids] == [each.ids for each in translator.translate_ids([[4, 5], [7]])]
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from seqwright.artifacts import TrainedModel
-from seqwright.models.protocols import select_hypotheses, select_sentences
 
 Maker = Callable[..., TrainedModel]
 
@@ -136,7 +135,7 @@ def test_padding_never_changes_a_result(settings: dict[str, object], small_model
 def test_gradients_reach_every_parameter(settings: dict[str, object], small_model: Maker) -> None:
     trained = small_model(**settings)
     source, lengths, target = batch()
-    trained.model.logits(trained.model(source, lengths, target)).square().sum().backward()  # type: ignore[no-untyped-call]
+    trained.model.output_layer(trained.model(source, lengths, target)).square().sum().backward()
     unreached = [name for name, p in trained.model.named_parameters() if p.grad is None or not p.grad.any()]
     # The last position is the first that the backward layer reads: without attention over the others, its recurrent
     # weights have met the zero state alone, in the original as here.
@@ -161,13 +160,13 @@ def test_a_state_can_be_reordered_and_thinned(settings: dict[str, object], small
     decoder = trained.model.decoder
     start = decoder.start(trained.model.encode(source, lengths))
     _, _, state = decoder.step(target[:, 0], start)
-    doubled = select_hypotheses(state, torch.tensor([0, 0, 1, 1, 2, 2]))
+    doubled = state.select_hypotheses(torch.tensor([0, 0, 1, 1, 2, 2]))
     hidden, weights, doubled = decoder.step(target[:, 1:3].flatten(), doubled)
     for beam in range(2):
         expected, looked, _ = decoder.step(target[:, 1 + beam], state)
         torch.testing.assert_close(hidden[beam::2], expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(weights[beam::2], looked, atol=1e-5, rtol=0)
-    kept = select_sentences(doubled, torch.tensor([0, 2]), torch.tensor([1, 0, 4, 4]))
+    kept = doubled.select_sentences(torch.tensor([0, 2]), torch.tensor([1, 0, 4, 4]))
     thinned, _, _ = decoder.step(torch.tensor([5, 6, 7, 8]), kept)
     whole, _, _ = decoder.step(torch.tensor([6, 5, 9, 9, 7, 9]), doubled)
     torch.testing.assert_close(thinned[:3], whole[[1, 0, 4]], atol=1e-5, rtol=0)

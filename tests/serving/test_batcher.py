@@ -13,6 +13,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import Translation, Translator
 from seqwright.serving.batcher import Batcher
 from seqwright.serving.codecs import Instance
@@ -44,30 +45,19 @@ class Watched(Translator):
     def translate_batch(
         self,
         sources: Sequence[Sequence[int]],
-        found: Callable[[int, Translation], None],
+        options: Sequence[SearchOptions],
+        on_found: Callable[[int, Translation], None],
         *,
-        beam_size: int | None = None,
-        nbest: Sequence[int] | None = None,
-        attention: bool = False,
-        max_output_lengths: Sequence[int | None] | None = None,
-        abandoned: Callable[[], Collection[int]] | None = None,
+        cancelled: Callable[[], Collection[int]] | None = None,
     ) -> Iterator[None]:
         def counted() -> Collection[int]:
             self.steps += 1
-            return abandoned() if abandoned is not None else ()
+            return cancelled() if cancelled is not None else ()
 
-        self.batches.append(([list(source) for source in sources], beam_size, attention))
+        self.batches.append(([list(source) for source in sources], *options[0].resolved(5).batch_key))
         self.started.release()
         assert self.go.wait(PATIENCE)
-        return super().translate_batch(
-            sources,
-            found,
-            beam_size=beam_size,
-            nbest=nbest,
-            attention=attention,
-            max_output_lengths=max_output_lengths,
-            abandoned=counted,
-        )
+        return super().translate_batch(sources, options, on_found, cancelled=counted)
 
 
 @dataclass

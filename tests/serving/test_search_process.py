@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import Translator
 from seqwright.serving import search_process
 from seqwright.serving.search_process import _Answer, _Worker
@@ -13,8 +14,7 @@ SOURCES = [[5, 6, 7, 8, 9, 10, 11, 12], [5, 6, 7, 8, 9], [5, 6, 7], [8, 9], [5]]
 
 
 def batch(*sources: list[int]) -> Batch:
-    count = len(sources)
-    return Batch(sources, beam_size=2, nbest=[1] * count, attention=False, max_output_lengths=[None] * count)
+    return Batch(sources, [SearchOptions(beam_size=2)] * len(sources))
 
 
 def answers(worker: _Worker) -> Iterator[_Answer]:

@@ -19,3 +19,9 @@ TimeoutOption = Annotated[
 BeamSizeOption = Annotated[
     int | None, typer.Option(min=1, max=10_000, help="Hypotheses kept; the model's beam_size if not given.")
 ]
+MaxOutputLengthOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=1_000_000, help="Tokens after which a translation is cut off; a limit by the source's if not given."
+    ),
+]

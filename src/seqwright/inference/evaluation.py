@@ -1,4 +1,4 @@
-"""Scoring a model: on references it is shown, and on translations it makes."""
+"""Scoring a model: on references under teacher forcing, and on its translations."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from seqwright.data.sequences import Sequences
 from seqwright.data.text import read_blocks
 from seqwright.devices import Precision, autocast
 from seqwright.errors import ClientError
+from seqwright.inference.input_report import InputReport
+from seqwright.inference.options import SearchOptions, search_options
 from seqwright.inference.translator import Translator
 from seqwright.metrics import bleu, chrf, perplexity, token_error_rate
 from seqwright.models.loss import batch_loss
@@ -53,30 +55,52 @@ def reference_sums(
 
 
 def evaluate(
-    translator: Translator, source: Path, target: Path, *, beam_size: int | None = None
+    translator: Translator,
+    source: str | Path,
+    target: str | Path,
+    options: SearchOptions | None = None,
+    **named: object,
 ) -> dict[str, float | int | str]:
     """Translate `source` and compare with `target`, its reference line by line.
+
+    Sequences that were cut, and unknown tokens if they are many, are logged as warnings for both files.
+
+    Args:
+        translator: the model.
+        source: a text file, one sequence a line.
+        target: its reference.
+        options: how to search.
+        named: single search options by name, such as `beam_size=10`.
 
     Returns:
         `pairs`; `bleu`, `chrf` and `wer` (in percent) of the translations; `perplexity` and `accuracy` (0 to 1) of
         the references under teacher forcing, pairs with an empty side left out; and sacrebleu's signatures.
 
     Raises:
-        ClientError: a file cannot be read, or the files differ in length or have no pair.
+        ClientError: an option is not valid, a file cannot be read, or the files differ in length or have no pair.
     """
-    sources, references = _read_tokens(source), _read_tokens(target)
+    options = search_options(options, named)
+    trained, settings = translator.trained, translator.settings
+    sources, references = _read_tokens(Path(source)), _read_tokens(Path(target))
     if len(sources) != len(references):
         raise ClientError(
             f"{source} has {len(sources):,} lines, but {target} has {len(references):,}: line by line, "
             "one must translate the other"
         )
-    trained, settings = translator.trained, translator.trained.settings
-    kept = [pair for pair in zip(sources, references, strict=True) if all(pair)]
+    source_ids = [trained.source_vocabulary.ids(tokens) for tokens in sources]
+    target_ids = [trained.target_vocabulary.ids(tokens) for tokens in references]
+    kept = [pair for pair in zip(source_ids, target_ids, strict=True) if all(pair)]
     if not kept:
         raise ClientError(f"{source} and {target} have no pair in which both sides have words")
+    source_report = InputReport.of_source(str(source), settings)
+    target_report = InputReport(str(target), settings.max_seq_len_target, "max_seq_len_target")
+    for report, texts, ids in ((source_report, sources, source_ids), (target_report, references, target_ids)):
+        for pair in zip(texts, ids, strict=True):
+            report.add(*pair)
+        report.warn()
     corpus = ParallelCorpus(
-        Sequences.of([trained.source_vocabulary.ids(pair[0]) for pair in kept]),
-        Sequences.of([trained.target_vocabulary.ids(pair[1]) for pair in kept]),
+        Sequences.of([pair[0] for pair in kept]),
+        Sequences.of([pair[1] for pair in kept]),
         digest="",
     )
     batches = Batches(
@@ -90,16 +114,16 @@ def evaluate(
         source_eos=trained.source_eos,
     )
     sums = reference_sums(trained.model, batches.in_order(), translator.device, translator.precision)
-    shown = ReferenceScores.of(*sums)
-    made = [translation.tokens for translation in translator.translate(sources, beam_size=beam_size)]
-    bleu_score, chrf_score = bleu(made, references), chrf(made, references)
+    scores = ReferenceScores.of(*sums)
+    hypotheses = [translation.tokens for translation in translator.translate_ids(source_ids, options)]
+    bleu_score, chrf_score = bleu(hypotheses, references), chrf(hypotheses, references)
     return {
         "pairs": len(sources),
         "bleu": bleu_score.value,
         "chrf": chrf_score.value,
-        "wer": token_error_rate(made, references),
-        "perplexity": shown.perplexity,
-        "accuracy": shown.accuracy,
+        "wer": token_error_rate(hypotheses, references),
+        "perplexity": scores.perplexity,
+        "accuracy": scores.accuracy,
         "bleu_signature": bleu_score.signature,
         "chrf_signature": chrf_score.signature,
     }

@@ -25,7 +25,8 @@ from seqwright.data.vocabulary import Vocabulary
 from seqwright.devices import keep_freed_memory, process_count
 from seqwright.errors import AlgorithmError
 from seqwright.files import describe_os_errors
-from seqwright.inference.translator import Translation, Translator, by_length
+from seqwright.inference.options import SearchOptions
+from seqwright.inference.translator import BATCH_SIZE, Translation, Translator, by_length
 from seqwright.processes import starting
 
 
@@ -94,11 +95,8 @@ class TranslatorPool:
     def translate_blocks(
         self,
         blocks: Iterable[Sequence[Sequence[int]]],
-        *,
-        beam_size: int | None = None,
-        nbest: int = 1,
-        attention: bool = False,
-        batch_size: int = 64,
+        options: SearchOptions,
+        batch_size: int = BATCH_SIZE,
     ) -> Iterator[list[Translation]]:
         """As `Translator.translate_blocks`; takes blocks ahead, so that no process has to wait for the end of one.
 
@@ -113,10 +111,7 @@ class TranslatorPool:
             for block in blocks:
                 chunks = list(by_length(block, batch_size))
                 with starting():
-                    found = [
-                        self._executor.submit(_translate, [block[i] for i in chunk], beam_size, nbest, attention)
-                        for chunk in chunks
-                    ]
+                    found = [self._executor.submit(_translate, [block[i] for i in chunk], options) for chunk in chunks]
                 waiting.append(_Block(len(block), chunks, found))
                 ahead += len(chunks)
                 while waiting and (len(chunks) <= 1 or ahead - len(waiting[0].chunks) >= 2 * self._count):
@@ -170,14 +165,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _translate(
-    sources: Sequence[Sequence[int]], beam_size: int | None, nbest: int, attention: bool
-) -> list[Translation]:
+def _translate(sources: Sequence[Sequence[int]], options: SearchOptions) -> list[Translation]:
     """What a process does with a batch."""
     (loaded,) = _HERE
-    return loaded().translate_ids(
-        sources, beam_size=beam_size, nbest=nbest, attention=attention, batch_size=len(sources)
-    )
+    return loaded().translate_ids(sources, options, batch_size=len(sources))
 
 
 _HERE: list[Callable[[], Translator]] = []

@@ -18,11 +18,11 @@ class Source:
     """One sequence to translate.
 
     Attributes:
-        text: its tokens joined by spaces, to show.
-        ids: its ids, without BOS or EOS.
+        tokens: its tokens; of a record, those that its ids stand for.
+        ids: their ids, without BOS or EOS.
     """
 
-    text: str
+    tokens: list[str]
     ids: list[int]
 
 
@@ -56,22 +56,15 @@ def read_sources(
     if path is not None and path.name.removesuffix(".gz").endswith(".jsonl"):
         blocks = _json_sources(blocks, path)
     for texts in blocks:
-        yield [Source(" ".join(tokens), vocabulary.ids(tokens)) for tokens in map(str.split, texts)]
+        yield [Source(tokens, vocabulary.ids(tokens)) for tokens in map(str.split, texts)]
 
 
 def _json_sources(blocks: Iterable[list[str]], path: Path) -> Iterator[list[str]]:
-    """The tokens of every line; empty lines may follow the last."""
+    """The text under `source` in every line; blank lines are passed over."""
     number = count(1)
-    empty: str | None = None
     for block in blocks:
-        texts = []
-        for line in block:
-            origin = f"{path}: line {next(number):,}"
-            if not line.strip():
-                empty = empty or origin
-            else:
-                texts.append(_json_source("", empty) if empty else _json_source(line, origin))
-        yield texts
+        numbered = [(next(number), line) for line in block]
+        yield [_json_source(line, f"{path}: line {n:,}") for n, line in numbered if line.strip()]
 
 
 def _json_source(line: str, origin: str) -> str:
@@ -98,7 +91,7 @@ def _records(path: Path, vocabulary: Vocabulary, size: int) -> Iterator[list[Sou
                     f"{path}: record {record:,} has the id {max(ids)}, but the model's source vocabulary ends at "
                     f"{len(vocabulary) - 1}: was the file made for another model?"
                 )
-            block.append(Source(" ".join(vocabulary.words(ids)), ids))
+            block.append(Source(vocabulary.words(ids), ids))
             if len(block) == size:
                 yield block
                 block = []

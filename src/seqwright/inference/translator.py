@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, overload
 
 import numpy as np
 import torch
@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from seqwright.artifacts import TrainedModel, load_model
-from seqwright.data.vocabulary import EOS, PAD, Vocabulary
+from seqwright.data.vocabulary import EOS, PAD, SPECIAL_TOKENS, UNK, Vocabulary
 from seqwright.devices import Precision, choose_device, choose_precision, is_out_of_memory
 from seqwright.errors import ClientError
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.beam_search import Hypothesis, beam_search
-from seqwright.models.prepared import PreparedModel, SearchModel
+from seqwright.inference.input_report import InputReport, unknown_tokens
+from seqwright.inference.options import SearchOptions, search_options
+from seqwright.models.prepared import prepare_model
+from seqwright.models.protocols import SearchModel
+
+BATCH_SIZE = 64
+"""Sequences searched together, unless told otherwise."""
+
+MAX_BATCH_SIZE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -27,9 +35,10 @@ class Translation:
         tokens: target tokens.
         ids: their ids.
         score: negative log probability over the number of tokens, lower is better; see `Hypothesis`.
-        attention: weights, one row a target token and one column a source token, `[T, S]`; None if not asked for.
-            The model may also look at the end of the source: a row then sums to less than 1.
+        attention: weights, one row for each target token and one column for each source token, `[T, S]`; None if not
+            asked for. The model may also look at the end of the source: a row then sums to less than 1.
         alternatives: the next best translations, where more than one was asked for.
+        unknown_tokens: source tokens that the model does not know, in order; it read `<unk>` in their place.
     """
 
     tokens: list[str]
@@ -37,6 +46,7 @@ class Translation:
     score: float
     attention: NDArray[np.float32] | None = None
     alternatives: list["Translation"] = field(default_factory=list)
+    unknown_tokens: list[str] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -44,16 +54,17 @@ class Translation:
         return " ".join(self.tokens)
 
     def rounded_attention(self) -> NDArray[np.float64]:
-        """The attention weights to six places, for output: in fp32 they would get more digits again; `[0, 0]` if none.
+        """The attention weights to six places, for output; `[0, 0]` if none.
 
-        An attention matrix is most of a JSON answer, and its digits most of the matrix.
+        An attention matrix is most of a JSON answer, and its digits most of the matrix. In fp32 the rounded numbers
+        would be written with more digits again.
         """
         weights = np.zeros((0, 0)) if self.attention is None else self.attention
         return weights.astype(np.float64).round(6)
 
 
 class Translator:
-    """A model ready to translate. Its parameters must not change while this is in use.
+    """A model that is ready to translate. Its parameters must not change while this is in use.
 
     Args:
         trained: the model and what belongs to it.
@@ -65,8 +76,11 @@ class Translator:
         self.trained = trained
         self.device = device
         self.precision: Precision = precision
-        model = trained.model.to(device).eval()
-        self._model: SearchModel = PreparedModel(model, precision)
+        self._model: SearchModel = prepare_model(trained.model.to(device), precision)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the model as it was trained: the prepared one is made again."""
+        return type(self), (self.trained, self.device, self.precision)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", precision: str = "auto", number: int | None = None) -> Self:
@@ -79,7 +93,7 @@ class Translator:
             number: which GPU; the current one if not given.
 
         Raises:
-            ClientError: the model is missing or damaged, or the device or precision is not to be had.
+            ClientError: the model is missing or damaged, or the device or precision is not available.
         """
         chosen = choose_device(device, number)
         return cls(load_model(Path(path), chosen), chosen, choose_precision(precision, chosen))
@@ -94,147 +108,138 @@ class Translator:
         """Source tokens and ids."""
         return self.trained.source_vocabulary
 
+    @overload  # a text is a sequence of texts too, but this comes first
+    def translate(  # type: ignore[overload-overlap]
+        self, sources: str, options: SearchOptions | None = None, *, batch_size: int = BATCH_SIZE, **named: object
+    ) -> Translation: ...
+
+    @overload
     def translate(
         self,
-        sources: Sequence[str | Sequence[str]],
+        sources: Iterable[str | Sequence[str]],
+        options: SearchOptions | None = None,
         *,
-        beam_size: int | None = None,
-        nbest: int = 1,
-        attention: bool = False,
-        batch_size: int = 64,
-        max_output_length: int | None = None,
-    ) -> list[Translation]:
-        """Translate token sequences; a plain string is split on white space.
+        batch_size: int = BATCH_SIZE,
+        **named: object,
+    ) -> list[Translation]: ...
+
+    def translate(
+        self,
+        sources: str | Iterable[str | Sequence[str]],
+        options: SearchOptions | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        **named: object,
+    ) -> Translation | list[Translation]:
+        """Translate one text, or a list of texts or token sequences.
 
         Args:
-            sources: what to translate. Unknown tokens map to `<unk>`; a sequence longer than the model's
-                `max_seq_len_source` is cut to it; an empty one gives an empty translation.
-            beam_size: hypotheses kept in search, `nbest` at least; the model's `beam_size` if not given.
-            nbest: translations to return for each source, fewer where the search finds no more.
-            attention: whether to return attention matrices.
+            sources: a text, which is split at white space; or several, each a text or a sequence of tokens. Unknown
+                tokens become `<unk>`, and a sequence longer than the model's `max_seq_len_source` is cut to it; both
+                are logged as a warning. An empty sequence gives an empty translation.
+            options: how to search.
             batch_size: sequences searched together.
-            max_output_length: tokens after which a translation is cut off; by default a limit that goes with the
-                source's length.
+            named: single search options by name, such as `beam_size=10` or `attention=True`; see `SearchOptions`.
 
         Returns:
-            One translation for each source, in order.
+            For a text its translation; for several a list of translations, in order.
+
+        Raises:
+            ClientError: an option is unknown or not valid, or there is not enough memory.
         """
-        vocabulary = self.trained.source_vocabulary
-        ids = [vocabulary.ids(source.split() if isinstance(source, str) else source) for source in sources]
-        return self.translate_ids(
-            ids,
-            beam_size=beam_size,
-            nbest=nbest,
-            attention=attention,
-            batch_size=batch_size,
-            max_output_length=max_output_length,
-        )
+        if isinstance(sources, str):
+            return self.translate([sources], options, batch_size=batch_size, **named)[0]
+        chosen, vocabulary = search_options(options, named), self.source_vocabulary
+        tokens = [source.split() if isinstance(source, str) else list(source) for source in sources]
+        ids = [vocabulary.ids(each) for each in tokens]
+        report = InputReport.of_source("translate", self.settings, unit="sequence", start=0)
+        for words, numbers in zip(tokens, ids, strict=True):
+            report.add(words, numbers)
+        report.warn()
+        translations = self.translate_ids(ids, chosen, batch_size=batch_size)
+        for translation, words, numbers in zip(translations, tokens, ids, strict=True):
+            translation.unknown_tokens[:] = unknown_tokens(words, numbers)
+        return translations
 
     def translate_ids(
         self,
         sources: Sequence[Sequence[int]],
+        options: SearchOptions | None = None,
         *,
-        beam_size: int | None = None,
-        nbest: int = 1,
-        attention: bool = False,
-        batch_size: int = 64,
-        max_output_length: int | None = None,
+        batch_size: int = BATCH_SIZE,
         stop_requested: Callable[[], bool] = lambda: False,
+        **named: object,
     ) -> list[Translation]:
-        """Translate sequences of source ids, without BOS or EOS; otherwise as `translate`.
+        """Translate sequences of source ids, without BOS or EOS; otherwise as `translate`, without its warnings.
 
         `stop_requested` is asked after every step; once it says yes, what is not translated yet stays empty.
         """
-        limit = self.trained.settings.max_seq_len_source
+        chosen = search_options(options, named)
+        check_batch_size(batch_size)
+        limit = self.settings.max_seq_len_source
         cut = [list(source[:limit]) for source in sources]
-        nothing = np.zeros((0, 0), dtype=np.float32) if attention else None
+        nothing = np.zeros((0, 0), dtype=np.float32) if chosen.attention else None
         results = [Translation([], [], 0.0, nothing) for _ in cut]
-        for places in by_length(cut, batch_size):
-            chunk = [place for place in places if cut[place]]
-            if stop_requested() or not chunk:
+        for indices in by_length(cut, batch_size):
+            batch = [index for index in indices if cut[index]]
+            if stop_requested() or not batch:
                 break
 
-            def put(position: int, translation: Translation, chunk: list[int] = chunk) -> None:
-                results[chunk[position]] = translation
+            def put(position: int, translation: Translation, batch: list[int] = batch) -> None:
+                results[batch[position]] = translation
 
-            steps = self.translate_batch(
-                [cut[index] for index in chunk],
-                put,
-                beam_size=beam_size,
-                nbest=[nbest] * len(chunk),
-                attention=attention,
-                max_output_lengths=[max_output_length] * len(chunk),
-            )
-            for _ in steps:
+            for _ in self.translate_batch([cut[index] for index in batch], [chosen] * len(batch), put):
                 if stop_requested():
                     break
         return results
 
     def translate_blocks(
-        self,
-        blocks: Iterable[Sequence[Sequence[int]]],
-        *,
-        beam_size: int | None = None,
-        nbest: int = 1,
-        attention: bool = False,
-        batch_size: int = 64,
+        self, blocks: Iterable[Sequence[Sequence[int]]], options: SearchOptions, batch_size: int = BATCH_SIZE
     ) -> Iterator[list[Translation]]:
-        """Translate one block of sequences after another, when the next is asked for; otherwise as `translate_ids`."""
+        """`translate_ids` of one block of sequences after another, each when it is asked for."""
         for block in blocks:
-            yield self.translate_ids(
-                block, beam_size=beam_size, nbest=nbest, attention=attention, batch_size=batch_size
-            )
+            yield self.translate_ids(block, options, batch_size=batch_size)
 
     def translate_batch(
         self,
         sources: Sequence[Sequence[int]],
-        found: Callable[[int, Translation], None],
+        options: Sequence[SearchOptions],
+        on_found: Callable[[int, Translation], None],
         *,
-        beam_size: int | None = None,
-        nbest: Sequence[int] | None = None,
-        attention: bool = False,
-        max_output_lengths: Sequence[int | None] | None = None,
-        abandoned: Callable[[], Collection[int]] | None = None,
+        cancelled: Callable[[], Collection[int]] | None = None,
     ) -> Iterator[None]:
         """Translate one batch, all of it searched together, for callers that make up batches themselves.
 
-        The search takes a step whenever the next is asked for, and none before; see `beam_search`.
+        The search takes one step for each `next`; see `beam_search`.
 
         Args:
             sources: source ids without BOS or EOS, none empty or longer than `max_seq_len_source`.
-            found: told each source's position and translation as soon as its search ends, shorter ones mostly first.
-            beam_size: as in `translate`.
-            nbest: `nbest` of every source; 1 if not given.
-            attention: as in `translate`.
-            max_output_lengths: `max_output_length` of every source.
-            abandoned: asked after every step of the search for the positions in `sources` that nobody wants any more:
-                they are dropped, and `found` is not told of them.
+            options: the options of each source, with the same `batch_key` once they are `resolved`.
+            on_found: called with each source's position and translation as soon as its search ends.
+            cancelled: called after every step for the positions in `sources` that are no longer wanted: they are
+                dropped, and `on_found` is not called for them.
 
         Raises:
             ClientError: there is not enough memory.
         """
-        wanted = nbest or [1] * len(sources)
-        limits = max_output_lengths or [None] * len(sources)
+        resolved = [each.resolved(self.settings.beam_size) for each in options]
         batch, lengths = self._pad(sources)
-        width = max(beam_size or self.trained.settings.beam_size, *wanted)
         try:
             yield from beam_search(
                 self._model,
                 batch,
                 lengths,
-                beam_size=width,
-                max_lengths=self._max_lengths(lengths, limits),
-                nbest=max(wanted),
-                attention=attention,
-                found=lambda i, best: found(i, self._assemble(best[: wanted[i]], len(sources[i]), limits[i])),
-                abandoned=abandoned,
+                self._max_lengths(lengths, resolved),
+                resolved,
+                on_found=lambda i, best: on_found(i, self._assemble(sources[i], best, resolved[i].max_output_length)),
+                cancelled=cancelled,
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise ClientError(
-                f"a search of {len(sources)} sequences of up to {batch.shape[1]} tokens with {width} hypotheses each "
-                "does not fit into memory: make the batch size or the beam size smaller"
+                f"a search of {len(sources)} sequences of up to {batch.shape[1]} tokens with {resolved[0].beam_size} "
+                "hypotheses each does not fit into memory: make the batch size or the beam size smaller"
             ) from error
 
     def _pad(self, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -245,39 +250,49 @@ class Translator:
         lengths = torch.tensor([len(source) for source in ended])
         return batch.to(self.device), lengths.to(self.device)
 
-    def _max_lengths(self, lengths: Tensor, limits: Sequence[int | None]) -> Tensor:
+    def _max_lengths(self, lengths: Tensor, options: Sequence[SearchOptions]) -> Tensor:
         """Steps that a search may take, EOS counted, by source length `[B]`.
 
         The original's rule where no other limit is given: two standard deviations above the mean length ratio, of the
         source's length rounded up to its bucket.
         """
-        ratio, width = self.trained.length_ratio, self.trained.settings.bucket_width
+        ratio, width = self.trained.length_ratio, self.settings.bucket_width
         buckets = torch.ceil(lengths / width) * width
         steps: Tensor = torch.ceil((ratio.mean + 2 * ratio.std) * buckets).long() + 1
-        given = torch.tensor([0 if limit is None else limit + 1 for limit in limits], device=steps.device)
+        given = torch.tensor([(each.max_output_length or -1) + 1 for each in options], device=steps.device)
         return torch.where(given > 0, given, steps)
 
-    def _assemble(self, hypotheses: list[Hypothesis], source_length: int, limit: int | None) -> Translation:
-        """The translation with its alternatives; `limit` cuts the one token more of a search that did not end.
+    def _assemble(self, source: Sequence[int], hypotheses: list[Hypothesis], limit: int | None) -> Translation:
+        """The translation with its alternatives.
 
-        Of hypotheses that differ in that token alone the best stays.
+        A search that did not end has one token more than `limit`, which is cut off here. Of hypotheses that differ in
+        that token alone the best stays.
         """
-        if limit is not None:
-            distinct: dict[tuple[int, ...], Hypothesis] = {}
-            for each in hypotheses:
-                distinct.setdefault(tuple(each.ids[:limit]), each)
-            hypotheses = list(distinct.values())
+        distinct: dict[tuple[int, ...], Hypothesis] = {}
+        for each in hypotheses:
+            distinct.setdefault(tuple(each.ids[:limit]), each)
         found = [
             Translation(
                 self.trained.target_vocabulary.words(hypothesis.ids[:limit]),
                 hypothesis.ids[:limit],
                 hypothesis.score,
-                None if hypothesis.attention is None else hypothesis.attention[:limit, :source_length],
+                None if hypothesis.attention is None else hypothesis.attention[:limit, : len(source)],
             )
-            for hypothesis in hypotheses
+            for hypothesis in distinct.values()
         ]
         found[0].alternatives.extend(found[1:])
+        found[0].unknown_tokens.extend([SPECIAL_TOKENS[UNK]] * list(source).count(UNK))
         return found[0]
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Check the number of sequences to search together.
+
+    Raises:
+        ClientError: it is not a whole number from 1 to `MAX_BATCH_SIZE`.
+    """
+    if not isinstance(batch_size, int) or not 1 <= batch_size <= MAX_BATCH_SIZE:
+        raise ClientError(f"batch_size must be a whole number from 1 to {MAX_BATCH_SIZE:,}, not {batch_size!r}")
 
 
 def by_length(sources: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:

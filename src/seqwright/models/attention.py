@@ -1,10 +1,10 @@
 """Attention of a recurrent decoder over the encoder's states.
 
-Every scorer splits its work the same way: `remember` computes once a sentence what does not depend on the decoder,
-`forward` attends from N = B·K queries at once, K hypotheses sharing their sentence's memory.
+Every scorer divides its work in two: `remember` computes once for each sentence what does not depend on the decoder,
+and `forward` attends from N = B·K queries, where the K hypotheses of a sentence share its memory.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from seqwright.models.protocols import Encoded, padding_bias
 
 
-@dataclass(frozen=True)
-class AttentionMemory:
+class AttentionMemory(NamedTuple):
     """The source side of attention.
 
     Attributes:
         keys: what queries are scored against, `[B, S, A]`.
         values: the encoder's states, `[B, S, H]`.
-        bias: zero at real positions, hugely negative at padding, `[B, S]`.
+        bias: zero at real positions, the most negative number at padding, `[B, S]`.
     """
 
     keys: Tensor
@@ -28,7 +27,7 @@ class AttentionMemory:
 
 
 class Attention(nn.Module):
-    """Base of the scorers: a subclass says what its keys are and how a query scores them."""
+    """Base of the scorers: a subclass defines the keys and how a query scores them."""
 
     def keys(self, states: Tensor) -> Tensor:
         """Keys `[B, S, A]` of the encoder's `states` `[B, S, H]`."""
@@ -39,17 +38,17 @@ class Attention(nn.Module):
         raise NotImplementedError
 
     def remember(self, encoded: Encoded) -> AttentionMemory:
-        """Compute once what attention needs of the source."""
+        """Compute what attention needs of the source, once for each sentence."""
         states = encoded.states
         return AttentionMemory(self.keys(states), states, padding_bias(encoded.lengths, states.shape[1], states.dtype))
 
     def forward(self, query: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:
         """Attend from `query` `[N, Q]`: the context `[N, H]` and the weights over the source `[N, S]`."""
         sentences, length, width = memory.values.shape
-        by_sentence = query.view(sentences, -1, query.shape[1])
-        scores = self.scores(by_sentence, memory.keys) + memory.bias.unsqueeze(1)
+        by_sentence = query.view(sentences, -1, query.shape[1])  # [B, K, Q]
+        scores = self.scores(by_sentence, memory.keys) + memory.bias.unsqueeze(1)  # [B, K, S]
         weights = torch.softmax(scores, dim=2)
-        context = torch.bmm(weights, memory.values.to(weights.dtype))
+        context = torch.bmm(weights, memory.values.to(weights.dtype))  # [B, K, H]
         return context.view(-1, width), weights.view(-1, length)
 
 
@@ -75,7 +74,7 @@ class MlpAttention(Attention):
 
     def scores(self, query: Tensor, keys: Tensor) -> Tensor:
         """`v · tanh(W q + U s)`, `[B, K, S]`."""
-        hidden = torch.tanh(self.query(query).unsqueeze(2) + keys.unsqueeze(1))
+        hidden = torch.tanh(self.query(query).unsqueeze(2) + keys.unsqueeze(1))  # [B, K, S, A]
         scores: Tensor = self.score(hidden).squeeze(3)
         return scores
 
@@ -133,7 +132,7 @@ class FixedAttention(Attention):
     def remember(self, encoded: Encoded) -> AttentionMemory:
         """Keep the last state alone as the values, with all weight on its position."""
         positions = torch.nn.functional.one_hot(encoded.lengths - 1, encoded.states.shape[1])
-        weights = positions.to(encoded.states.dtype)
+        weights = positions.to(encoded.states.dtype)  # [B, S]
         return AttentionMemory(keys=weights, values=encoded.last, bias=weights)
 
     def forward(self, query: Tensor, memory: AttentionMemory) -> tuple[Tensor, Tensor]:

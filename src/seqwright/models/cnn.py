@@ -5,15 +5,14 @@ and the encoder's gradients are not scaled; attention is taken in the hidden wid
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqwright.models.embeddings import TokenEmbedding
-from seqwright.models.protocols import Encoded, padding_bias, padding_mask
+from seqwright.models.protocols import DecoderState, Encoded, padding_bias, padding_mask
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "glu": F.glu,
@@ -63,10 +62,17 @@ class ConvolutionBlock(nn.Module):
         The convolution is one matrix product over windows laid out side by side, which on a CPU takes a fraction of
         the time that convolutions over so few positions take.
         """
-        weight = self.convolution.weight
-        windows = inputs.unfold(1, weight.shape[2], 1).transpose(2, 3).flatten(2)
-        rows = weight.transpose(1, 2).flatten(1)
-        return ACTIVATIONS[self.activation](F.linear(windows, rows, self.convolution.bias))
+        windows = inputs.unfold(1, self.convolution.kernel_size[0], 1)  # [B, L, H, W]
+        rows = windows.transpose(2, 3).flatten(2)  # [B, L, W · H]
+        return ACTIVATIONS[self.activation](self.convolve(rows))
+
+    def convolve(self, rows: Tensor) -> Tensor:
+        """The convolution of windows laid out side by side, `[B, L, W · H]`: `[B, L, C]`."""
+        return F.linear(rows, self.weight_rows(), self.convolution.bias)
+
+    def weight_rows(self) -> Tensor:
+        """The convolution's weight as that of a linear layer over windows, `[C, W · H]`."""
+        return self.convolution.weight.transpose(1, 2).flatten(1)
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -120,32 +126,31 @@ class ConvolutionalEncoder(nn.Module):
         return Encoded.of(hidden, lengths)
 
 
-@dataclass(frozen=True)
-class SourceMemory:
+class SourceMemory(NamedTuple):
     """The source side of the decoder's attention.
 
     Attributes:
         states: the encoder's states in the decoder's width, keys and values both, `[B, S, H]`.
-        bias: zero at real positions, hugely negative at padding, `[B, S]`.
+        bias: zero at real positions, the most negative number at padding, `[B, S]`.
     """
 
     states: Tensor
     bias: Tensor
 
 
-@dataclass(frozen=True)
-class ConvolutionalState:
-    """The decoder between two steps.
+class ConvolutionalHypotheses(NamedTuple):
+    """What differs between the hypotheses of a convolutional decoder.
 
     Attributes:
-        memory: the source side of attention, `[B, ...]`.
         windows: for every convolution its last W - 1 inputs, zero before the first, each `[N, W - 1, H]`.
         position: the next token's position, `[N]`.
     """
 
-    memory: SourceMemory
     windows: tuple[Tensor, ...]
     position: Tensor
+
+
+ConvolutionalState = DecoderState[SourceMemory, ConvolutionalHypotheses]
 
 
 class ConvolutionalDecoder(nn.Module):
@@ -203,25 +208,26 @@ class ConvolutionalDecoder(nn.Module):
         return hidden
 
     def start(self, encoded: Encoded) -> ConvolutionalState:
-        """The state before the first token, one hypothesis a sentence."""
+        """The state before the first token, with one hypothesis for each sentence."""
         empty = encoded.states.new_zeros(len(encoded.lengths), self.history, self.output_size)
         position = torch.zeros_like(encoded.lengths)
-        return ConvolutionalState(self._remember(encoded), (empty,) * len(self.blocks), position)
+        return DecoderState(self._remember(encoded), ConvolutionalHypotheses((empty,) * len(self.blocks), position))
 
     def step(self, token: Tensor, state: ConvolutionalState) -> tuple[Tensor, Tensor, ConvolutionalState]:
         """Feed `token` `[N]`: hidden vectors `[N, H]`, attention `[N, S]` averaged over layers, and the next state."""
-        hidden: Tensor = self.input(self.embedding(token) + self.positions(state.position))
+        memory, before = state.memory, state.hypotheses
+        hidden: Tensor = self.input(self.embedding(token) + self.positions(before.position))  # [N, H]
         windows, attended = [], []
-        sentences = len(state.memory.states)
-        for block, past in zip(self.blocks, state.windows, strict=True):
-            window = torch.cat([past.to(hidden.dtype), self.hidden_dropout(hidden).unsqueeze(1)], dim=1)
+        sentences = len(memory.states)
+        for block, past in zip(self.blocks, before.windows, strict=True):
+            window = torch.cat([past.to(hidden.dtype), self.hidden_dropout(hidden).unsqueeze(1)], dim=1)  # [N, W, H]
             windows.append(window[:, 1:])
-            convolved = block(window).squeeze(1)
-            context, weights = attend(convolved.view(sentences, -1, self.output_size), state.memory)
+            convolved = block(window).squeeze(1)  # [N, H]
+            context, weights = attend(convolved.view(sentences, -1, self.output_size), memory)
             attended.append(weights.flatten(0, 1))
             hidden = hidden + convolved + context.flatten(0, 1)
-        mean = torch.stack(attended).mean(0)
-        return hidden, mean, ConvolutionalState(state.memory, tuple(windows), state.position + 1)
+        mean = torch.stack(attended).mean(0)  # [N, S]
+        return hidden, mean, DecoderState(memory, ConvolutionalHypotheses(tuple(windows), before.position + 1))
 
     def _remember(self, encoded: Encoded) -> SourceMemory:
         states = self.bridge(encoded.states)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from seqwright.models.products import product
+from seqwright.models.linear import packed_linear
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Decode(torch.autograd.Function):
         length, width = keys.shape[1:]
         values, bias = values.to(dtype), bias.float()
         step, query, score, hidden = (weight.to(dtype) for weight in (step, query, score, hidden))
-        step_product, query_product, hidden_product = (product(weight) for weight in (step, 2 * query, hidden))
+        step_product, query_product, hidden_product = (packed_linear(weight) for weight in (step, 2 * query, hidden))
         twice_keys, twice_score = 2 * keys, 2 * score
         inputs = torch.empty(steps + 1, batch, 2 * size, dtype=dtype, device=device)
         joined = torch.empty(steps, batch, hidden.shape[1], dtype=dtype, device=device)
@@ -151,7 +151,7 @@ class _Decode(torch.autograd.Function):
         factors = gates.view(steps, batch, 4, size)
 
         transposed = (weight.t().contiguous() for weight in (step, query, hidden))
-        step_product, query_product, hidden_product = (product(weight) for weight in transposed)
+        step_product, query_product, hidden_product = (packed_linear(weight) for weight in transposed)
         d_gates = torch.empty(steps, batch, 4, size, dtype=dtype, device=keys.device)
         d_hidden = torch.empty(steps, batch, size, dtype=dtype, device=keys.device)
         d_context = torch.empty(steps, batch, values.shape[2], dtype=dtype, device=keys.device)

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from seqwright.data.batches import Batch
 from seqwright.data.vocabulary import PAD
-from seqwright.models.products import product
+from seqwright.models.linear import packed_linear
 from seqwright.models.seq2seq import Seq2Seq
 
 CHUNK = 1 << 23
@@ -99,7 +99,7 @@ class _OutputLoss(torch.autograd.Function):
         wanted: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         product_weight = weight.to(hidden.dtype)
-        output = product(product_weight)
+        output = packed_linear(product_weight)
         vocab_size = len(weight)
         totals = hidden.new_zeros(3, dtype=torch.float64)
         d_hidden = torch.empty_like(hidden) if wanted else None

@@ -1,227 +1,205 @@
-"""A trained model made ready for search: what depends on its parameters alone is computed once."""
+"""A trained model prepared for search: what depends on its parameters alone is computed once.
+
+A prepared model is a copy of the model in which modules of the types in `PREPARED` are replaced by faster ones that
+compute the same. So a new architecture made of these modules is fast without code of its own; a new module gets a
+prepared form by an entry there. Parameters that need not be cast or rearranged are shared with the model.
+
+The modules of a prepared model take and return fp32. In bf16 they cast what enters a matrix product, as autocast
+would, but with weights that are cast once.
+"""
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, cast
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seqwright.devices import Precision, autocast
-from seqwright.models.attention import AttentionMemory, MlpAttention
-from seqwright.models.products import product
-from seqwright.models.protocols import Decoder, Encoded, padding_bias
-from seqwright.models.rnn import RecurrentCell
+from seqwright.models.attention import MlpAttention
+from seqwright.models.cnn import ConvolutionBlock
+from seqwright.models.linear import TanhLinear, packed_linear
+from seqwright.models.rnn import CellState, RecurrentCell
 from seqwright.models.rnn_decoder import RecurrentDecoder
 from seqwright.models.seq2seq import Seq2Seq
 
 MAX_TABLE = 1 << 27
-"""Numbers that the table of projected embeddings may hold: half a gigabyte in fp32."""
+"""Numbers that the table of projected tokens may hold: half a gigabyte in fp32."""
 
 
-NARROWED = (nn.Linear, nn.Conv1d, nn.LSTM, nn.GRU, RecurrentCell)
-"""Modules whose parameters enter matrix products and nothing else."""
-
-
-class SearchDecoder(Protocol):
-    """A decoder as search uses it; see `Decoder`."""
-
-    def start(self, encoded: Encoded) -> Any:  # noqa: ANN401 - a `DecoderState` of the decoder's own
-        """The state before the first token, one hypothesis a sentence."""
-
-    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:  # noqa: ANN401
-        """Feed `token` `[N]`: hidden vectors `[N, H]`, attention weights `[N, S]` and the next state."""
-
-
-class SearchModel(Protocol):
-    """A model as search uses it: a `Seq2Seq`, or one made ready."""
-
-    @property
-    def decoder(self) -> SearchDecoder:
-        """The decoder."""
-
-    def encode(self, source: Tensor, source_lengths: Tensor) -> Encoded:
-        """Encode `source` ids `[B, S]` of the given lengths `[B]`."""
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Unnormalised log probabilities `[..., V]` of the next token, from hidden vectors `[..., H]`."""
-
-
-class PreparedModel:
-    """A model for search. Its parameters must not change while this is in use.
+@torch.no_grad()
+def prepare_model(model: Seq2Seq, precision: Precision = "fp32") -> Seq2Seq:
+    """A copy of `model` for search, which computes the same faster.
 
     Args:
-        model: the model, where it is to run.
-        precision: the arithmetic of its matrix products.
+        model: the model, on its device; its parameters must not change while the copy is in use.
+        precision: the arithmetic of the matrix products.
     """
-
-    def __init__(self, model: Seq2Seq, precision: Precision = "fp32") -> None:
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        weight = model.output_layer.weight.detach()
-        narrow = narrowed(model, dtype)
-        self._encode = narrow.encode
-        self._arithmetic = partial(autocast, weight.device, precision)
-        self.decoder = self._prepared(model.decoder, narrow.decoder, dtype)
-        self._output = product(weight.to(dtype), model.output_layer.bias.detach())
-        self._dtype = dtype
-
-    def encode(self, source: Tensor, source_lengths: Tensor) -> Encoded:
-        """As `Seq2Seq.encode`."""
-        with self._arithmetic():
-            return self._encode(source, source_lengths)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """As `Seq2Seq.logits`."""
-        return self._output(hidden.to(self._dtype))
-
-    def _prepared(self, decoder: Decoder, narrow: Decoder, dtype: torch.dtype) -> SearchDecoder:
-        """The fast form of a decoder where there is one; `narrow` is what `narrowed` makes of it."""
-        if isinstance(decoder, RecurrentDecoder) and decoder.is_fusable:
-            return PreparedRecurrentDecoder(decoder, dtype)
-        return narrow if dtype == torch.float32 else AutocastDecoder(narrow, self._arithmetic)
-
-
-def narrowed(model: Seq2Seq, dtype: torch.dtype) -> Seq2Seq:
-    """A copy whose matrix products' weights are of `dtype`, to be run under autocast, which need not cast them then.
-
-    Everything else of it is the model's own; in fp32 it is the model.
-    """
-    if dtype == torch.float32:
-        return model
     shared = {id(each): each for each in (*model.parameters(), *model.buffers())}
-    copied = copy.deepcopy(model, shared)
-    for part in copied.modules():
-        if isinstance(part, NARROWED):
-            for name, weight in list(part.named_parameters(recurse=False)):
-                setattr(part, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
-    return copied
+    prepared = copy.deepcopy(model, shared).eval()
+    _replace_children(prepared, torch.bfloat16 if precision == "bf16" else torch.float32)
+    decoder = prepared.decoder
+    if isinstance(decoder, RecurrentDecoder):
+        embeddings, project = decoder.embedding.table.weight, decoder.cells[0].project
+        if len(embeddings) * project(embeddings[:1]).shape[1] <= MAX_TABLE:
+            decoder.gate_table = project(embeddings)  # [V, gates · H]
+    return prepared
 
 
-class AutocastDecoder:
-    """A decoder that is run under autocast.
+def _replace_children(module: nn.Module, dtype: torch.dtype) -> None:
+    """Replace the modules in `module` that have a prepared form, the outermost of nested ones."""
+    for name, child in module.named_children():
+        if make := PREPARED.get(type(child)):
+            setattr(module, name, make(child, dtype))
+        else:
+            _replace_children(child, dtype)
 
-    Args:
-        decoder: the decoder.
-        arithmetic: makes the context to run it in.
+
+def _cast_linear(
+    weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, tanh: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """`packed_linear` in `dtype`, from fp32 to fp32."""
+    multiply = packed_linear(weight.detach().to(dtype), None if bias is None else bias.detach(), tanh=tanh)
+    return multiply if dtype == torch.float32 else lambda x: multiply(x.to(dtype)).float()
+
+
+class PreparedLinear(nn.Module):
+    """`nn.Linear` or `TanhLinear` with a packed weight."""
+
+    def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.in_features = layer.in_features
+        self._multiply = _cast_linear(layer.weight, layer.bias, dtype, tanh=isinstance(layer, TanhLinear))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs `[..., O]` of inputs `[..., I]`."""
+        return self._multiply(x)
+
+
+class NarrowLayer(nn.Module):
+    """`nn.LSTM` or `nn.GRU` over whole sequences, with weights in bf16."""
+
+    def __init__(self, layer: nn.LSTM | nn.GRU) -> None:
+        super().__init__()
+        self._layer = layer
+        for name, weight in list(layer.named_parameters()):
+            setattr(layer, name, nn.Parameter(weight.detach().bfloat16(), requires_grad=False))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, None]:
+        """Outputs `[B, S, H]` of inputs `[B, S, I]`; the final state, which nobody reads, is left out."""
+        with autocast(inputs.device, "bf16"):
+            outputs, _ = self._layer(inputs)
+        return outputs.float(), None
+
+
+def _prepare_layer(layer: nn.LSTM | nn.GRU, dtype: torch.dtype) -> nn.Module:
+    """PyTorch's recurrent layers are fast as they are; in bf16 their weights are cast once."""
+    return layer if dtype == torch.float32 else NarrowLayer(layer)
+
+
+class PreparedLstmCell(nn.Module):
+    """`RecurrentCell` of the kind `lstm`, with one product and one sigmoid for all gates.
+
+    The rows of the cell candidate are twice as large in the weights, for `tanh(x) = 2 σ(2x) - 1`: PyTorch's sigmoid
+    takes a quarter of the time of its tanh on a CPU.
     """
 
-    def __init__(self, decoder: Decoder, arithmetic: Callable[[], AbstractContextManager[object]]) -> None:
-        self._decoder = decoder
-        self._arithmetic = arithmetic
+    def __init__(self, cell: RecurrentCell, dtype: torch.dtype) -> None:
+        super().__init__()
+        scale = torch.tensor([1.0, 1.0, 2.0, 1.0], device=cell.bias_ih.device)  # of the gates i, f, g, o
+        scale = scale.repeat_interleave(cell.hidden_size)  # [4H]
+        before, after = (weight * scale.unsqueeze(1) for weight in cell.split_weight())
+        self._projected_weight = before.detach()
+        self._bias = ((cell.bias_ih + cell.bias_hh) * scale).detach()
+        recurrent = cell.weight_hh * scale.unsqueeze(1)
+        self._multiply = _cast_linear(torch.cat([after, recurrent], dim=1), None, dtype)
 
-    def start(self, encoded: Encoded) -> Any:  # noqa: ANN401
-        """As `SearchDecoder.start`."""
-        with self._arithmetic():
-            return self._decoder.start(encoded)
+    def project(self, inputs: Tensor) -> Tensor:
+        """As `RecurrentCell.project`, with both biases, and cell candidates twice as large."""
+        return F.linear(inputs, self._projected_weight, self._bias)
 
-    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:  # noqa: ANN401
-        """As `SearchDecoder.step`."""
-        with self._arithmetic():
-            return self._decoder.step(token, state)
+    def forward(self, inputs: Tensor, state: CellState, projected: Tensor | None = None) -> CellState:
+        """As `RecurrentCell.forward`; `projected` is from `project` of this class."""
+        hidden, cell = state
+        gates = self._multiply(torch.cat([inputs, hidden], dim=1))  # [N, 4H]
+        gates = gates.add_(self._bias if projected is None else projected).sigmoid_()
+        input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
+        # c' = f c + i tanh(g)
+        cell = torch.mul(forget_gate, cell).addcmul_(input_gate, candidate, value=2).sub_(input_gate)
+        return output_gate * torch.tanh(cell), cell
 
 
-@dataclass(frozen=True)
-class PreparedState:
-    """A `PreparedRecurrentDecoder` between two steps.
+class PreparedGruCell(nn.Module):
+    """`RecurrentCell` of the kind `gru`. The reset gate acts on the recurrent product alone, so that there are two."""
 
-    Attributes:
-        memory: the source side of attention, `[B, ...]`; the keys are twice as large as the decoder's.
-        recurrent: what the next step's gates read, `[previous attentional hidden; the cell's negated output]`,
-            `[N, 2H]`, of the products' type.
-        twice_cell: the memory cell, twice as large, fp32 `[N, H]`.
+    def __init__(self, cell: RecurrentCell, dtype: torch.dtype) -> None:
+        super().__init__()
+        before, after = cell.split_weight()
+        self._projected_weight, self._bias = before.detach(), cell.bias_ih.detach()
+        self._multiply = _cast_linear(after.contiguous(), None, dtype)
+        self._multiply_recurrent = _cast_linear(cell.weight_hh, cell.bias_hh, dtype)
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """As `RecurrentCell.project`."""
+        return F.linear(inputs, self._projected_weight, self._bias)
+
+    def forward(self, inputs: Tensor, state: CellState, projected: Tensor | None = None) -> CellState:
+        """As `RecurrentCell.forward`."""
+        (hidden,) = state
+        size = hidden.shape[1]
+        gates = self._multiply(inputs).add_(self._bias if projected is None else projected)  # [N, 3H]
+        recurrent = self._multiply_recurrent(hidden)  # [N, 3H]
+        reset_gate, update_gate = gates[:, : 2 * size].add_(recurrent[:, : 2 * size]).sigmoid_().chunk(2, dim=1)
+        candidate = gates[:, 2 * size :].addcmul_(reset_gate, recurrent[:, 2 * size :]).tanh_()
+        return (torch.lerp(candidate, hidden, update_gate),)  # n + z (h - n)
+
+
+def _prepare_cell(cell: RecurrentCell, dtype: torch.dtype) -> nn.Module:
+    return PreparedLstmCell(cell, dtype) if cell.kind == "lstm" else PreparedGruCell(cell, dtype)
+
+
+class PreparedMlpAttention(MlpAttention):
+    """`MlpAttention` whose `v · tanh(x)` is computed as `2v · σ(2x)`.
+
+    Both differ by a constant, Σv, which the softmax over the source cancels. The factors 2 are part of the weights.
     """
 
-    memory: AttentionMemory
-    recurrent: Tensor
-    twice_cell: Tensor
+    def __init__(self, attention: MlpAttention, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self._twice_query = _cast_linear(2 * attention.query.weight, None, dtype)
+        self._twice_key = _cast_linear(2 * attention.key.weight, None, dtype)
+        self._twice_score = 2 * attention.score.weight.detach()[0]  # [A]
+
+    def keys(self, states: Tensor) -> Tensor:
+        """`2 U s`, `[B, S, A]`."""
+        return self._twice_key(states)
+
+    def scores(self, query: Tensor, keys: Tensor) -> Tensor:
+        """`v · tanh(W q + U s)` less a constant, `[B, K, S]`."""
+        hidden = torch.add(self._twice_query(query).unsqueeze(2), keys.unsqueeze(1)).sigmoid_()  # [B, K, S, A]
+        return hidden @ self._twice_score
 
 
-class PreparedRecurrentDecoder:
-    """A recurrent decoder of the kind that `fused_decoder` covers, for search.
+class PreparedConvolution(ConvolutionBlock):
+    """`ConvolutionBlock` with a packed weight."""
 
-    The gates' share of each target token is looked up in a table, `W [embedding] + b` for the whole vocabulary; the
-    shares of the two recurrent inputs come from one product.
+    def __init__(self, block: ConvolutionBlock, dtype: torch.dtype) -> None:
+        nn.Module.__init__(self)
+        self.convolution, self.activation = block.convolution, block.activation
+        self._multiply = _cast_linear(block.weight_rows().contiguous(), block.convolution.bias, dtype)
 
-    Every tanh of the cell and of attention is `2 σ(2x) - 1`, for PyTorch's sigmoid takes a quarter of the time of its
-    tanh on a CPU. The factors 2 within are part of weights, keys and the memory cell. The cell's output `o · tanh(c)`
-    is kept as its negative, for that is one operation, `o - 2 o σ(2c)`, and the weights that read it are negative as
-    well: at a few thousand numbers a step, it is operations that count. On a CPU attention is fp32 whatever the
-    products are: its sums and sigmoids take half as long again in bf16.
-
-    Args:
-        decoder: the decoder.
-        dtype: the type of the matrix products, fp32 or bf16.
-    """
-
-    @torch.no_grad()
-    def __init__(self, decoder: RecurrentDecoder, dtype: torch.dtype) -> None:
-        size, weights, attention = decoder.output_size, decoder.weights(), cast(MlpAttention, decoder.attention)
-        scale = _gate_scale(size, weights.step)
-        step, hidden = weights.step * scale.unsqueeze(1), weights.hidden.clone()
-        step[:, size:] *= -1
-        hidden[:, :size] *= -1
-        self._size, self._dtype = size, dtype
-        self._attention_dtype = torch.float32 if scale.device.type == "cpu" else dtype
-        self._summary = decoder.summary
-        self._keys = product((2 * attention.key.weight).to(dtype))
-        self._initial = [
-            product((sign * layer.weight).to(dtype), sign * layer.bias, tanh=True)
-            for sign, layer in zip((-1, 1), cast(Sequence[nn.Linear], decoder.initial_states), strict=False)
-        ]
-        self._gates = _gates_by_token(decoder)
-        self._step = product(step.to(dtype))
-        self._query = product((-2 * weights.query).to(dtype))
-        self._score = (2 * weights.score).to(self._attention_dtype)
-        self._hidden = product(hidden.to(dtype), weights.hidden_bias.detach(), tanh=True)
-
-    def start(self, encoded: Encoded) -> PreparedState:
-        """As `RecurrentDecoder.start`."""
-        states, dtype = encoded.states.to(self._dtype), self._attention_dtype
-        bias = padding_bias(encoded.lengths, states.shape[1], torch.float32)
-        memory = AttentionMemory(self._keys(states).to(dtype), states.to(dtype), bias)
-        summary = self._summary(encoded)
-        output = cell = zeros = states.new_zeros(len(states), self._size)
-        if summary is not None:
-            output, cell = (make(summary.to(self._dtype)) for make in self._initial)
-        return PreparedState(memory, torch.cat([zeros, output], dim=1), 2 * cell.float())
-
-    def step(self, token: Tensor, state: PreparedState) -> tuple[Tensor, Tensor, PreparedState]:
-        """As `RecurrentDecoder.step`."""
-        memory = state.memory
-        gates = self._gates(token).add_(self._step(state.recurrent)).sigmoid_()
-        write, forget, candidate, read = gates.chunk(4, dim=1)
-        twice_cell = torch.mul(forget, state.twice_cell).addcmul_(write, candidate, value=4).sub_(write, alpha=2)
-        output = torch.addcmul(read, read, torch.sigmoid(twice_cell), value=-2).to(self._dtype)
-
-        sentences, length, width = memory.keys.shape
-        query = self._query(output).to(self._attention_dtype).view(sentences, -1, 1, width)
-        looked = torch.add(memory.keys.unsqueeze(1), query).sigmoid_()
-        scores = (looked @ self._score).float() + memory.bias.unsqueeze(1)
-        attention = torch.softmax(scores, dim=2)
-        context = torch.bmm(attention.to(self._attention_dtype), memory.values).view(len(token), -1)
-        hidden = self._hidden(torch.cat([output, context.to(self._dtype)], dim=1))
-        following = PreparedState(memory, torch.cat([hidden, output], dim=1), twice_cell)
-        return hidden, attention.view(len(token), length), following
+    def convolve(self, rows: Tensor) -> Tensor:
+        """As `ConvolutionBlock.convolve`."""
+        return self._multiply(rows)
 
 
-def _gate_scale(size: int, like: Tensor) -> Tensor:
-    """What the rows of the gates i, f, g, o are multiplied with: 2 for the candidates g, otherwise 1, `[4H]`."""
-    return torch.tensor([1, 1, 2, 1], dtype=like.dtype, device=like.device).repeat_interleave(size)
-
-
-def _gates_by_token(decoder: RecurrentDecoder) -> Callable[[Tensor], Tensor]:
-    """The embeddings' part of the gates `[N, 4H]` of tokens `[N]`, the candidates' twice as large.
-
-    It comes from a table, or is made, where that were too large.
-    """
-    weight, bias = (each.detach() for each in decoder.embedding_projection())
-    scale = _gate_scale(decoder.output_size, bias)
-    weight, bias, embeddings = weight * scale.unsqueeze(1), bias * scale, decoder.embedding.table.weight.detach()
-    if len(embeddings) * len(weight) > MAX_TABLE:
-        return lambda token: F.linear(embeddings[token], weight, bias).float()
-    table = F.linear(embeddings, weight, bias)
-    return lambda token: table.index_select(0, token)
+PREPARED: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    nn.Linear: PreparedLinear,
+    TanhLinear: PreparedLinear,
+    nn.LSTM: _prepare_layer,
+    nn.GRU: _prepare_layer,
+    RecurrentCell: _prepare_cell,
+    MlpAttention: PreparedMlpAttention,
+    ConvolutionBlock: PreparedConvolution,
+}
+"""The prepared form of each type of module, made from the module and the type of its matrix products."""

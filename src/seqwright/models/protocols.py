@@ -1,25 +1,28 @@
-"""What an encoder and a decoder are, and the one way in which decoder states are reordered.
+"""What an encoder, a decoder, a decoder's state and a model for search are.
 
-Shapes: B sentences, S source length, T target length, H hidden units, K beam, N = B·K hypotheses, those of one
-sentence next to each other.
+Shapes: B sentences, S source length, T target length, H hidden units, V vocabulary size, K beam size, N = B·K
+hypotheses; the hypotheses of one sentence are next to each other.
 """
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from seqwright.models.embeddings import TokenEmbedding
 
+TreeT = TypeVar("TreeT")
+MemoryT = TypeVar("MemoryT")
+HypothesesT = TypeVar("HypothesesT")
+
 
 @dataclass(frozen=True)
 class Encoded:
-    """What an encoder makes of a batch of source sequences.
+    """The output of an encoder for a batch of source sequences.
 
     Attributes:
-        states: one vector a source position, `[B, S, H]`; positions past the length hold anything.
+        states: one vector for each source position, `[B, S, H]`; positions past the length hold anything.
         lengths: real positions of each sentence, int64 `[B]`.
         last: the state at each sentence's last real position, `[B, H]`.
     """
@@ -36,19 +39,42 @@ class Encoded:
 
     def mean(self) -> Tensor:
         """The mean state over the real positions, `[B, H]`."""
-        real = ~padding_mask(self.lengths, self.states.shape[1])
+        real = ~padding_mask(self.lengths, self.states.shape[1])  # [B, S]
         return (self.states * real.unsqueeze(2)).sum(1) / self.lengths.unsqueeze(1)
 
 
-class DecoderState(Protocol):
-    """A dataclass of tensors: `memory` has a row a sentence, every other field a row a hypothesis."""
+@dataclass(frozen=True)
+class DecoderState(Generic[MemoryT, HypothesesT]):
+    """A decoder between two steps. Both parts are tensors, or (named) tuples of tensors and of further tuples.
 
-    @property
-    def memory(self) -> Any:  # noqa: ANN401 - each decoder keeps its own dataclass of `[B, ...]` tensors here
-        """What all hypotheses of a sentence share: the encoder's side, `[B, ...]`."""
+    The hypotheses of a sentence share its row of the source side, which therefore is not copied when hypotheses are
+    reordered.
+
+    Attributes:
+        memory: the source side of attention, with a row for each sentence, `[B, ...]`.
+        hypotheses: what differs between hypotheses, with a row for each of them, `[N, ...]`.
+    """
+
+    memory: MemoryT
+    hypotheses: HypothesesT
+
+    def select_hypotheses(self, rows: Tensor) -> Self:
+        """The state with the hypotheses `rows` `[N']`, which belong to the same sentences as before."""
+        return replace(self, hypotheses=select_rows(self.hypotheses, rows))
+
+    def select_sentences(self, sentences: Tensor, rows: Tensor) -> Self:
+        """The state with `sentences` `[B']` and hypotheses `rows` `[N']`, both numbered as in this state."""
+        return replace(self, memory=select_rows(self.memory, sentences), hypotheses=select_rows(self.hypotheses, rows))
 
 
-StateT = TypeVar("StateT", bound=DecoderState)
+def select_rows(tree: TreeT, rows: Tensor) -> TreeT:
+    """The rows `[M]` of every tensor in `tree`: a tensor, or a (named) tuple of tensors and of further tuples."""
+    if isinstance(tree, Tensor):
+        return cast(TreeT, tree.index_select(0, rows))
+    assert isinstance(tree, tuple)  # noqa: S101 - see the docstring
+    parts = [select_rows(part, rows) for part in tree]
+    make = getattr(type(tree), "_make", tuple)  # a named tuple is made from an iterable by `_make`
+    return cast(TreeT, make(parts))
 
 
 class Encoder(Protocol):
@@ -64,7 +90,7 @@ class Encoder(Protocol):
 class Decoder(Protocol):
     """Target ids to hidden vectors, all at once for training or step by step for search.
 
-    `forward` over a sequence and `step` repeated over its tokens give the same hidden vectors to rounding.
+    `forward` over a sequence and `step` repeated over its tokens give the same hidden vectors, up to rounding.
     """
 
     output_size: int
@@ -73,11 +99,33 @@ class Decoder(Protocol):
     def __call__(self, encoded: Encoded, target_in: Tensor) -> Tensor:
         """Hidden vectors `[B, T, H]` for the tokens that follow each of `target_in` `[B, T]`."""
 
-    def start(self, encoded: Encoded) -> Any:  # noqa: ANN401 - a `DecoderState` of the decoder's own
-        """The state before the first token, one hypothesis a sentence."""
+    def start(self, encoded: Encoded) -> DecoderState[Any, Any]:
+        """The state before the first token, with one hypothesis for each sentence."""
 
-    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:  # noqa: ANN401
+    def step(self, token: Tensor, state: Any) -> tuple[Tensor, Tensor, Any]:  # noqa: ANN401 - the decoder's own state
         """Feed `token` `[N]`: hidden vectors `[N, H]`, attention weights `[N, S]` and the next state."""
+
+
+class SearchModel(Protocol):
+    """A model as search uses it: one network, or several that are searched as one."""
+
+    def start(self, source: Tensor, source_lengths: Tensor) -> DecoderState[Any, Any]:
+        """Encode `source` ids `[B, S]` of the given lengths `[B]`: the state with one hypothesis for each sentence."""
+
+    def step(
+        self, token: Tensor, state: DecoderState[Any, Any], rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, DecoderState[Any, Any]]:
+        """Feed `token` `[N]` to every hypothesis.
+
+        Args:
+            token: the last token of each hypothesis.
+            state: the state before it.
+            rows: hypotheses whose next token is wanted, `[M]`; all if None.
+
+        Returns:
+            Log probabilities of the next token in fp32, `[M, V]`, which the caller may change; attention weights
+            `[N, S]`; and the next state, of all N hypotheses.
+        """
 
 
 def padding_mask(lengths: Tensor, size: int) -> Tensor:
@@ -86,31 +134,5 @@ def padding_mask(lengths: Tensor, size: int) -> Tensor:
 
 
 def padding_bias(lengths: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """Zero at real positions and a hugely negative number at padding, to add to attention scores, `[B, size]`."""
+    """Zero at real positions and the most negative number at padding, to add to attention scores, `[B, size]`."""
     return padding_mask(lengths, size).to(dtype) * torch.finfo(dtype).min
-
-
-def select_hypotheses(state: StateT, rows: Tensor) -> StateT:
-    """The state whose hypotheses are `rows` `[N']` of the old ones, of the same sentences."""
-    fields = [field.name for field in dataclasses.fields(cast(Any, state)) if field.name != "memory"]
-    return cast(
-        StateT,
-        dataclasses.replace(cast(Any, state), **{name: _take(getattr(state, name), rows) for name in fields}),
-    )
-
-
-def select_sentences(state: StateT, sentences: Tensor, rows: Tensor) -> StateT:
-    """The state of the kept `sentences` `[B']` with hypotheses `rows` `[N']`, both numbered as in the old state."""
-    kept = select_hypotheses(state, rows)
-    return cast(StateT, dataclasses.replace(cast(Any, kept), memory=_take(state.memory, sentences)))
-
-
-def _take(tree: Any, rows: Tensor) -> Any:  # noqa: ANN401 - tensors, tuples and dataclasses of them, nested
-    if isinstance(tree, Tensor):
-        return tree.index_select(0, rows)
-    if isinstance(tree, tuple):
-        return tuple(_take(part, rows) for part in tree)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        parts = {field.name: _take(getattr(tree, field.name), rows) for field in dataclasses.fields(tree)}
-        return dataclasses.replace(tree, **parts)
-    return tree

@@ -10,66 +10,80 @@ from seqwright.models.embeddings import TokenEmbedding
 from seqwright.models.protocols import Encoded
 
 CellState = tuple[Tensor, ...]
-"""What a cell hands to its next step: the output `[N, H]`, and for an LSTM the memory cell `[N, H]`."""
+"""The state of a cell between two steps: the output `[N, H]`, and for an LSTM the memory cell `[N, H]`."""
+
+GATES = {"lstm": 4, "gru": 3}
+"""Gates of a cell by its kind, the candidate counted; each has H rows in the weights."""
+
+NUM_STATES = {"lstm": 2, "gru": 1}
+"""Tensors in the state of a cell by its kind."""
 
 
 class RecurrentCell(nn.Module):
-    """One step of an LSTM or a GRU, with the input's part of the gates computed apart.
+    """One step of an LSTM or a GRU.
 
-    The input's part does not depend on the previous step, so a caller that knows all inputs computes it for all
-    steps in one product (`project`).
+    A part of the input that is known for all steps beforehand can be multiplied with its weights in one product for
+    all of them: `project`.
 
     Args:
         kind: `lstm` or `gru`.
         input_size: width of the input, I.
         hidden_size: width of the output, H.
+        projected_size: the first P columns of the input are given by way of `project`.
     """
 
-    def __init__(self, kind: str, input_size: int, hidden_size: int) -> None:
+    def __init__(self, kind: str, input_size: int, hidden_size: int, projected_size: int = 0) -> None:
         super().__init__()
         self.kind = kind
-        gates = {"lstm": 4, "gru": 3}[kind]
         self.hidden_size = hidden_size
-        self.num_states = {"lstm": 2, "gru": 1}[kind]
-        self.weight_ih = nn.Parameter(torch.empty(gates * hidden_size, input_size))
-        self.weight_hh = nn.Parameter(torch.empty(gates * hidden_size, hidden_size))
-        self.bias_ih = nn.Parameter(torch.zeros(gates * hidden_size))
-        self.bias_hh = nn.Parameter(torch.zeros(gates * hidden_size))
+        self.projected_size = projected_size
+        rows = GATES[kind] * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(rows, input_size))
+        self.weight_hh = nn.Parameter(torch.empty(rows, hidden_size))
+        self.bias_ih = nn.Parameter(torch.zeros(rows))
+        self.bias_hh = nn.Parameter(torch.zeros(rows))
 
-    def project(self, inputs: Tensor, start: int = 0) -> Tensor:
-        """The part of the gates that columns `start` on of the input make, bias included.
+    def split_weight(self) -> tuple[Tensor, Tensor]:
+        """The input's weight for `project` and for `forward`, `[gates · H, P]` and `[gates · H, I - P]`."""
+        return self.weight_ih[:, : self.projected_size], self.weight_ih[:, self.projected_size :]
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """The share of the first columns of the input, `[..., P]`, in the gates, bias included: `[..., gates · H]`."""
+        return F.linear(inputs, self.split_weight()[0], self.bias_ih)
+
+    def forward(self, inputs: Tensor, state: CellState, projected: Tensor | None = None) -> CellState:
+        """One step.
 
         Args:
-            inputs: the first or only columns of the input, `[..., C]`.
-            start: the weight's column that the first of them meets.
+            inputs: the other columns of the input, `[N, I - P]`.
+            state: the state of the step before.
+            projected: `project` of the first columns, `[N, gates · H]`; None where P is 0.
 
         Returns:
-            `[..., gates · H]`.
+            The new state; its first tensor is the output.
         """
-        weight = self.weight_ih[:, start : start + inputs.shape[-1]]
-        return F.linear(inputs, weight, self.bias_ih if start == 0 else None)
-
-    def forward(self, projected: Tensor, state: CellState) -> CellState:
-        """One step from the projected input `[N, gates · H]`; the output is the first of the new state."""
-        recurrent = F.linear(state[0], self.weight_hh, self.bias_hh)
+        weight = self.split_weight()[1]
+        gates = F.linear(inputs, weight, self.bias_ih) if projected is None else projected + F.linear(inputs, weight)
+        recurrent = F.linear(state[0], self.weight_hh, self.bias_hh)  # [N, gates · H]
         if self.kind == "lstm":
-            return lstm_update(projected + recurrent, state[1])
-        return (gru_update(projected, recurrent, state[0]),)
+            return lstm_update(gates + recurrent, state[1])
+        return (gru_update(gates, recurrent, state[0]),)
 
 
-def lstm_update(gates: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """`c' = σ(f)·c + σ(i)·tanh(g)`, `h' = σ(o)·tanh(c')` (Hochreiter and Schmidhuber 1997, with forget gate).
 
     Args:
-        gates: pre-activations in the order i, f, g, o, `[N, 4H]`.
-        memory: the memory cell c, `[N, H]`.
+        gates: pre-activations of the input gate i, the forget gate f, the cell candidate g and the output gate o,
+            `[N, 4H]`.
+        cell: the memory cell c, `[N, H]`.
 
     Returns:
         The output h' and the memory cell c', both `[N, H]`.
     """
-    write, forget, candidate, read = gates.chunk(4, dim=1)
-    memory = torch.sigmoid(forget) * memory + torch.sigmoid(write) * torch.tanh(candidate)
-    return torch.sigmoid(read) * torch.tanh(memory), memory
+    input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
+    cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+    return torch.sigmoid(output_gate) * torch.tanh(cell), cell
 
 
 def gru_update(projected: Tensor, recurrent: Tensor, hidden: Tensor) -> Tensor:

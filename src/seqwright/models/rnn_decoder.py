@@ -8,8 +8,7 @@ attends, and every upper cell reads `[output below; context]` (Wu et al. 2016); 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,23 +17,24 @@ from torch.nn import functional as F
 from seqwright.models.attention import AttentionMemory, MlpAttention, build_attention
 from seqwright.models.embeddings import TokenEmbedding
 from seqwright.models.fused_decoder import DecoderWeights, decode
-from seqwright.models.protocols import Encoded
-from seqwright.models.rnn import CellState, RecurrentCell
+from seqwright.models.linear import TanhLinear
+from seqwright.models.protocols import DecoderState, Encoded
+from seqwright.models.rnn import NUM_STATES, CellState, RecurrentCell
 
 
-@dataclass(frozen=True)
-class RecurrentState:
-    """The decoder between two steps.
+class RecurrentHypotheses(NamedTuple):
+    """What differs between the hypotheses of a recurrent decoder.
 
     Attributes:
-        memory: the source side of attention, `[B, ...]`.
         hidden: the previous attentional hidden, `[N, H]`.
         cells: the state of every cell, bottom first, each a tuple of `[N, H]`.
     """
 
-    memory: AttentionMemory
     hidden: Tensor
     cells: tuple[CellState, ...]
+
+
+RecurrentState = DecoderState[AttentionMemory, RecurrentHypotheses]
 
 
 class RecurrentDecoder(nn.Module):
@@ -75,23 +75,24 @@ class RecurrentDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.output_size = num_hidden
-        self.num_embed = num_embed
         self.state_init = state_init
         self.context_from_first = attention_in_upper_layers and num_layers > 1
         self.first_residual_layer = first_residual_layer or math.inf
         self.embedding = TokenEmbedding(vocab_size, num_embed, embed_dropout)
         upper_input = num_hidden + (encoder_size if self.context_from_first else 0)
-        inputs = [num_embed + num_hidden] + [upper_input] * (num_layers - 1)
-        stack = nn.ModuleList(RecurrentCell(cell_type, size, num_hidden) for size in inputs)
+        stack = nn.ModuleList([RecurrentCell(cell_type, num_embed + num_hidden, num_hidden, projected_size=num_embed)])
+        stack.extend(RecurrentCell(cell_type, upper_input, num_hidden) for _ in range(num_layers - 1))
         self.cells = cast(Sequence[RecurrentCell], stack)
         self.attention = build_attention(
             attention_type, query_size=num_hidden, state_size=encoder_size, num_hidden=attention_num_hidden
         )
         self.hidden_dropout = hidden_dropout
-        self.hidden = nn.Linear(num_hidden + encoder_size, num_hidden)
-        self.num_states = {"lstm": 2, "gru": 1}[cell_type]
+        self.hidden = TanhLinear(num_hidden + encoder_size, num_hidden)
+        self.num_states = NUM_STATES[cell_type]
         count = 0 if state_init == "zero" else num_layers * self.num_states
-        self.initial_states = nn.ModuleList(nn.Linear(encoder_size, num_hidden) for _ in range(count))
+        self.initial_states = nn.ModuleList(TanhLinear(encoder_size, num_hidden) for _ in range(count))
+        self.gate_table: Tensor | None = None
+        """`project_tokens` of the whole vocabulary, `[V, gates · H]`, where it was computed for search."""
 
     def forward(self, encoded: Encoded, target_in: Tensor) -> Tensor:
         """Hidden vectors `[B, T, H]` for the tokens that follow each of `target_in` `[B, T]`."""
@@ -108,20 +109,22 @@ class RecurrentDecoder(nn.Module):
 
     def _decode_fused(self, tokens: Tensor, state: RecurrentState, mask: Tensor | None) -> Tensor:
         """All steps as one function."""
-        (output, cell), memory = state.cells[0], state.memory
+        (output, cell), memory = state.hypotheses.cells[0], state.memory
         if tokens.device.type == "cpu" and not (self.training and self.embedding.dropout.p):
-            # Most tokens of a batch come many times. Their gradients add up, in fp32 where products are not, too.
-            distinct, places = torch.unique(tokens, return_inverse=True)
-            projected = F.embedding(places, F.linear(self.embedding(distinct), *self.embedding_projection()).float())
+            # Most tokens of a batch occur many times: each is projected once. The gradients of its occurrences are
+            # added up in fp32, also where products are bf16.
+            distinct, positions = torch.unique(tokens, return_inverse=True)
+            by_token = F.linear(self.embedding(distinct), *self.embedding_projection()).float()
+            projected = F.embedding(positions, by_token)  # [T, B, 4H]
         else:
             projected = F.linear(self.embedding(tokens), *self.embedding_projection())
         return decode(projected, output, cell, memory.keys, memory.values, memory.bias, self.weights(), mask)
 
     def weights(self) -> DecoderWeights:
-        """What a step reads, of a decoder that is fusable."""
+        """The parameters of a step, of a decoder that is fusable."""
         cell, attention = self.cells[0], cast(MlpAttention, self.attention)
         return DecoderWeights(
-            torch.cat([cell.weight_ih[:, self.num_embed :], cell.weight_hh], dim=1),
+            torch.cat([cell.split_weight()[1], cell.weight_hh], dim=1),
             attention.query.weight,
             attention.score.weight[0],
             self.hidden.weight,
@@ -131,71 +134,64 @@ class RecurrentDecoder(nn.Module):
     def embedding_projection(self) -> tuple[Tensor, Tensor]:
         """Weight `[gates · H, E]` and bias of the embedding's part of the first cell's gates, both biases in one."""
         cell = self.cells[0]
-        return cell.weight_ih[:, : self.num_embed], cell.bias_ih + cell.bias_hh
+        return cell.split_weight()[0], cell.bias_ih + cell.bias_hh
 
     def _decode_by_steps(self, tokens: Tensor, state: RecurrentState, mask: Tensor | None) -> Tensor:
-        """The same, and every other decoder, step by step: what search does, and the reference."""
+        """Step by step, for every decoder; the reference for `_decode_fused`."""
         outputs = []
-        for number, projected in enumerate(self.cells[0].project(self.embedding(tokens))):
+        for number, projected in enumerate(self.cells[0].project(self.embedding(tokens))):  # [T, B, gates · H]
             _, state = self._advance(projected, state, None if mask is None else mask[number])
-            outputs.append(state.hidden)
-        return torch.stack(outputs, dim=1)
+            outputs.append(state.hypotheses.hidden)
+        return torch.stack(outputs, dim=1)  # [B, T, H]
 
     def _dropout_mask(self, tokens: Tensor, encoded: Encoded) -> Tensor | None:
-        """What `[output; context]` is multiplied with at every step, `[T, B, H + D]`; None where nothing drops out."""
+        """The factors of `[output; context]` at every step, `[T, B, H + D]`; None without dropout."""
         if not (self.training and self.hidden_dropout):
             return None
         ones = encoded.states.new_ones(*tokens.shape, self.hidden.in_features)
         return F.dropout(ones, self.hidden_dropout)
 
     def start(self, encoded: Encoded) -> RecurrentState:
-        """The state before the first token, one hypothesis a sentence.
+        """The state before the first token, with one hypothesis for each sentence.
 
-        Every cell's states are `tanh(W e + b)` of the encoder's last or mean state e, or zero.
+        The states of every cell are `tanh(W e + b)` of the encoder's last or mean state e, or zero.
         """
         zeros = encoded.states.new_zeros(len(encoded.lengths), self.output_size)
-        summary = self.summary(encoded)
-        if summary is None:
+        if self.state_init == "zero":
             states = [zeros] * (len(self.cells) * self.num_states)
         else:
-            states = [torch.tanh(layer(summary)) for layer in self.initial_states]
-        pairs = zip(*[iter(states)] * self.num_states, strict=True)
-        return RecurrentState(self.attention.remember(encoded), zeros, tuple(pairs))
+            summary = encoded.last if self.state_init == "last" else encoded.mean()  # [B, D]
+            states = [layer(summary) for layer in self.initial_states]
+        by_cell = zip(*[iter(states)] * self.num_states, strict=True)
+        return DecoderState(self.attention.remember(encoded), RecurrentHypotheses(zeros, tuple(by_cell)))
 
-    def summary(self, encoded: Encoded) -> Tensor | None:
-        """What of the encoder the cells' first states are made from, `[B, D]`; None where they are zero."""
-        match self.state_init:
-            case "zero":
-                return None
-            case "last":
-                return encoded.last
-            case _:
-                return encoded.mean()
+    def project_tokens(self, token: Tensor) -> Tensor:
+        """The share of `token` `[N]` in the first cell's gates, `[N, gates · H]`."""
+        if self.gate_table is not None:
+            return self.gate_table.index_select(0, token)
+        return self.cells[0].project(self.embedding(token))
 
     def step(self, token: Tensor, state: RecurrentState) -> tuple[Tensor, Tensor, RecurrentState]:
         """Feed `token` `[N]`: the attentional hidden `[N, H]`, attention weights `[N, S]`, and the next state."""
-        weights, state = self._advance(self.cells[0].project(self.embedding(token)), state)
-        return state.hidden, weights, state
+        weights, state = self._advance(self.project_tokens(token), state)
+        return state.hypotheses.hidden, weights, state
 
     def _advance(
         self, projected: Tensor, state: RecurrentState, mask: Tensor | None = None
     ) -> tuple[Tensor, RecurrentState]:
-        """One step from the embedding's part of the first cell's gates, `[N, gates · H]`."""
-        first = self.cells[0]
-        cell_state = first(projected + first.project(state.hidden, self.num_embed), state.cells[0])
-        output = cell_state[0]
-        cells = [cell_state]
+        """One step from the token's share of the first cell's gates, `[N, gates · H]`."""
+        before, memory = state.hypotheses, state.memory
+        cell_state = self.cells[0](before.hidden, before.cells[0], projected)
+        cells, output = [cell_state], cell_state[0]  # output: [N, H]
         attended: tuple[Tensor, Tensor] | None = None
         if self.context_from_first:
-            attended = self.attention(output, state.memory)
-        for number, (cell, previous) in enumerate(zip(self.cells[1:], state.cells[1:], strict=True), start=2):
-            cell_input = torch.cat([output, attended[0]], dim=1) if attended else output
-            cell_state = cell(cell.project(cell_input), previous)
+            attended = self.attention(output, memory)
+        for number, (cell, previous) in enumerate(zip(self.cells[1:], before.cells[1:], strict=True), start=2):
+            cell_state = cell(torch.cat([output, attended[0]], dim=1) if attended else output, previous)
             cells.append(cell_state)
             output = output + cell_state[0] if number >= self.first_residual_layer else cell_state[0]
-        context, weights = attended or self.attention(output, state.memory)
-        joined = torch.cat([output, context], dim=1)
+        context, weights = attended or self.attention(output, memory)  # [N, D], [N, S]
+        joined = torch.cat([output, context], dim=1)  # [N, H + D]
         if mask is not None:
             joined = joined * mask
-        hidden = torch.tanh(self.hidden(joined))
-        return weights, RecurrentState(state.memory, hidden, tuple(cells))
+        return weights, DecoderState(memory, RecurrentHypotheses(self.hidden(joined), tuple(cells)))

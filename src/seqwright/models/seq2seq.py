@@ -1,6 +1,7 @@
 """The whole model: source → encoder → decoder → logits, and its construction from hyperparameters."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.cnn import ConvolutionalDecoder, ConvolutionalEncoder
 from seqwright.models.initializers import initialize
-from seqwright.models.protocols import Decoder, Encoded, Encoder
+from seqwright.models.protocols import Decoder, DecoderState, Encoded, Encoder
 from seqwright.models.rnn import RecurrentEncoder
 from seqwright.models.rnn_decoder import RecurrentDecoder
 
@@ -36,10 +37,22 @@ class Seq2Seq(nn.Module):
         """Hidden vectors `[B, T, H]` for the tokens that follow each of `target_in` `[B, T]`."""
         return self.decoder(self.encode(source, source_lengths), target_in)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Unnormalised log probabilities `[..., V]` of the next token, from hidden vectors `[..., H]`."""
+    def start(self, source: Tensor, source_lengths: Tensor) -> DecoderState[Any, Any]:
+        """As `SearchModel.start`."""
+        return self.decoder.start(self.encode(source, source_lengths))
+
+    def step(
+        self, token: Tensor, state: DecoderState[Any, Any], rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, DecoderState[Any, Any]]:
+        """As `SearchModel.step`."""
+        hidden, attention, state = self.decoder.step(token, state)
+        # The output layer is half of a step's work: only hypotheses that may go on pass through it.
+        return self.log_probabilities(hidden if rows is None else hidden.index_select(0, rows)), attention, state
+
+    def log_probabilities(self, hidden: Tensor) -> Tensor:
+        """Log probabilities of the next token in fp32, `[..., V]`, from hidden vectors `[..., H]`."""
         logits: Tensor = self.output_layer(hidden)
-        return logits
+        return torch.log_softmax(logits.float(), dim=-1)
 
 
 def _recurrent_encoder(settings: Hyperparameters, vocab_size: int) -> Encoder:

@@ -116,8 +116,7 @@ class Batcher:
         await asyncio.gather(*self._tasks)
 
     def _key(self, instance: Instance) -> SearchKey:
-        wanted = instance.configuration
-        return max(wanted.beam_size or self._beam_size, wanted.nbest or 1), instance.wants_attention
+        return instance.options.resolved(self._beam_size).batch_key
 
     def _line(self, instance: Instance) -> Line:
         """Where an instance waits."""
@@ -176,30 +175,22 @@ class Batcher:
         """Have a searcher search one batch of a line after another, until the end."""
         company = 1
         while batch := await line.get(company):
-            key, items = batch
+            _, items = batch
             company = len({id(item.ticket) for item in items})
             try:
-                await self._translate(key, items, worker)
+                await self._translate(items, worker)
             except Exception as error:
                 _LOGGER.exception("a search failed")
                 for item in items:
                     item.ticket.fail(error)
             line.finished(items)
 
-    async def _translate(self, key: SearchKey, items: Sequence[Item], worker: _Worker) -> None:
+    async def _translate(self, items: Sequence[Item], worker: _Worker) -> None:
         def found(position: int, translation: Translation) -> None:
             items[position].ticket.put(items[position].number, translation)
 
         loop = asyncio.get_running_loop()
-        beam_size, attention = key
-        wanted = [item.instance.configuration for item in items]
-        batch = Batch(
-            [item.instance.ids for item in items],
-            beam_size=beam_size,
-            nbest=[each.nbest or 1 for each in wanted],
-            attention=attention,
-            max_output_lengths=[each.max_output_length for each in wanted],
-        )
+        batch = Batch([item.instance.ids for item in items], [item.instance.options for item in items])
         started, number = loop.time(), next(self._numbers)
         worker.searches[number] = items
         self._tell(besides=worker)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -12,6 +13,7 @@ from seqwright.data.frames import HEADER, MAGIC, Chunk, split_frames
 from seqwright.data.record_pb2 import Record
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
+from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import Translation
 from seqwright.serving.errors import RequestError, bad_request
 from seqwright.serving.negotiation import JSON, JSON_LINES, RECORDIO
@@ -36,10 +38,16 @@ class Instance:
     configuration: Configuration
     truncated: bool
 
-    @property
-    def wants_attention(self) -> bool:
-        """Whether the answer needs attention weights."""
-        return is_on(self.configuration.attention_matrix) or is_on(self.configuration.tokens)
+    @cached_property
+    def options(self) -> SearchOptions:
+        """How to search for its translation."""
+        wanted = self.configuration
+        return SearchOptions(
+            beam_size=wanted.beam_size,
+            nbest=wanted.nbest or 1,
+            attention=is_on(wanted.attention_matrix) or is_on(wanted.tokens),
+            max_output_length=wanted.max_output_length,
+        )
 
 
 def is_on(switch: bool | str) -> bool:
@@ -67,7 +75,7 @@ def decode(body: bytes, content_type: str, vocabulary: Vocabulary, max_length: i
             instances. It names the first instance at fault.
     """
     instances = _DECODERS[content_type](body, _Source(vocabulary, max_length))
-    if sum(instance.wants_attention for instance in instances) > MAX_WITH_ATTENTION:
+    if sum(instance.options.attention for instance in instances) > MAX_WITH_ATTENTION:
         raise _too_many(MAX_WITH_ATTENTION, " that ask for attention")
     return instances
 

@@ -19,8 +19,8 @@ from seqwright.serving.ticket import Ticket
 _SMALL_BATCH = 8
 """Instances that are not worth dividing between searchers."""
 
-SearchKey = tuple[int, bool]
-"""What all instances of a batch have in common: the beam size, and whether attention is wanted."""
+SearchKey = tuple[int | None, bool]
+"""What all instances of a batch have in common; see `SearchOptions.batch_key`."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class Line:
         It leaves the other searchers their share of what is there: clients that ask again when they are answered would
         otherwise gather in one searcher's batches, and the others' batches be too small to be worth their steps.
         """
-        room = max(1, self._limits.max_batch * self._beam_size // max(self._beam_size, key[0]))
+        room = max(1, self._limits.max_batch * self._beam_size // max(self._beam_size, key[0] or 1))
         room = min(room, max(_SMALL_BATCH, math.ceil((self.waiting + self._taken) / self._takers)))
         taken: list[Item] = []
         longest, passed, full = 0, list[_Job](), False

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.hyperparameters import Hyperparameters
+from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import Translation, Translator
 
 Found = Callable[[int, Translation], None]
@@ -19,29 +20,15 @@ class Batch:
 
     Attributes:
         sources: source ids, longest first.
-        beam_size: hypotheses kept a sentence.
-        nbest: translations wanted, for each source.
-        attention: whether attention is wanted.
-        max_output_lengths: a limit for each source, None for the usual one.
+        options: the search options of each source.
     """
 
     sources: Sequence[Sequence[int]]
-    beam_size: int
-    nbest: Sequence[int]
-    attention: bool
-    max_output_lengths: Sequence[int | None]
+    options: Sequence[SearchOptions]
 
     def steps(self, translator: Translator, found: Found, abandoned: Callable[[], Sequence[int]]) -> Iterator[None]:
         """Its search by `translator`, a step at a time."""
-        return translator.translate_batch(
-            self.sources,
-            found,
-            beam_size=self.beam_size,
-            nbest=self.nbest,
-            attention=self.attention,
-            max_output_lengths=self.max_output_lengths,
-            abandoned=abandoned,
-        )
+        return translator.translate_batch(self.sources, self.options, found, cancelled=abandoned)
 
 
 @dataclass(frozen=True)
