@@ -42,3 +42,13 @@ def test_token_error_rate_counts_edits_over_the_reference() -> None:
 
 def test_sequence_error_rate_counts_whole_sequences() -> None:
     assert sequence_error_rate([["a"], ["b"], ["c"]], [["a"], ["b"], ["x"]]) == pytest.approx(100 / 3)
+
+
+def test_an_unknown_word_in_a_reference_matches_nothing() -> None:
+    words, unknown = ["a", "b", "c", "d", "<unk>"], ["a", "b", "c", "d", "e"]
+    for hypothesis in (words, unknown):
+        assert bleu([hypothesis], [words]).value < 80
+        assert chrf([hypothesis], [words]).value < 100
+        assert token_error_rate([hypothesis], [words]) == pytest.approx(20)
+        assert sequence_error_rate([hypothesis], [words]) == 100
+    assert bleu([words], [unknown]).value == pytest.approx(bleu([words], [words]).value)

@@ -239,3 +239,28 @@ def test_an_output_that_another_process_writes_is_left_to_it(
     work.join()
     assert target.read_text().splitlines() == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "pipe"]
+
+
+def test_lines_that_are_cut_and_many_unknown_tokens_are_warned_of_once(
+    small_model: Maker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    translator = Translator(small_model(max_seq_len_source=3), torch.device("cpu"))
+    (tmp_path / "in.txt").write_text("w5\nw5 w6 w7 w8\na b c d\n" * 20)
+    translate_file(translator, source=tmp_path / "in.txt", target=tmp_path / "out", batch_size=1)
+    cut, unknown = caplog.messages
+    assert f"{tmp_path / 'in.txt'}: 40 of 60 sequences are longer than max_seq_len_source=3 and were cut" in cut
+    assert "the first of them line 2 with 4 tokens" in cut
+    assert "80 of 180 tokens (44 %) are unknown to the model, such as 'a'" in unknown
+
+
+def test_a_dash_stands_for_the_standard_streams(
+    translator: Translator, expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(tmp_path / "in")
+    translate_file(translator, source=str(tmp_path / "in"), target="-")
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_a_batch_size_of_zero_is_refused(translator: Translator, tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match="batch_size must be"):
+        translate_file(translator, source=tmp_path / "in", target=tmp_path / "out", batch_size=0)

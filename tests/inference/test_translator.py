@@ -1,5 +1,7 @@
-"""The translator's doors: tokens, strings and ids."""
+"""Translating tokens, texts and ids."""
 
+import logging
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,7 +39,7 @@ def test_strings_tokens_and_ids_give_the_same(translator: Translator) -> None:
 
 def test_order_is_kept_whatever_the_batch_size(translator: Translator) -> None:
     sources = [f"w{4 + i % 20} " * (1 + i % 7) for i in range(30)]
-    expected = [translator.translate([source])[0] for source in sources]
+    expected = [translator.translate(source) for source in sources]
     for batch_size in (1, 4, 64):
         found = translator.translate(sources, batch_size=batch_size)
         assert [t.tokens for t in found] == [t.tokens for t in expected]
@@ -162,3 +164,55 @@ def test_weights_that_are_too_large_are_told(small_model: Maker) -> None:
             parameter.fill_(1e38)
     with pytest.raises(ClientError, match="no finite probabilities"):
         Translator(trained, torch.device("cpu")).translate(["w5", "w6 w7"])
+
+
+def test_a_text_gives_one_translation_and_a_sequence_of_texts_a_list(translator: Translator) -> None:
+    one = translator.translate("w5 w9 w11", attention=True)
+    (expected,) = translator.translate(["w5 w9 w11"], attention=True)
+    assert isinstance(one, Translation)
+    assert (one.tokens, one.score) == (expected.tokens, expected.score)
+
+
+@pytest.mark.parametrize("options", [{"max_output_length": -1}, {"nbest": 0}, {"beam_size": 0}, {"beam_sise": 1}])
+def test_options_that_are_not_valid_are_refused(options: dict[str, int], translator: Translator) -> None:
+    with pytest.raises(ClientError):
+        translator.translate("w5", **options)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0])
+def test_a_batch_size_that_is_not_valid_is_refused(batch_size: int, translator: Translator) -> None:
+    with pytest.raises(ClientError, match="batch_size must be"):
+        translator.translate(["w5"], batch_size=batch_size)
+
+
+def test_a_pickled_translator_translates_the_same(translator: Translator) -> None:
+    copied = pickle.loads(pickle.dumps(translator))  # noqa: S301 - of this process
+    assert [t.text for t in copied.translate(SOURCES)] == [t.text for t in translator.translate(SOURCES)]
+
+
+def test_unknown_tokens_are_listed_and_many_are_warned_of(
+    translator: Translator, caplog: pytest.LogCaptureFixture
+) -> None:
+    known, unknown = translator.translate(["w5 w6", "w7 strange w8 odd strange"])
+    assert (known.unknown_tokens, unknown.unknown_tokens) == ([], ["strange", "odd", "strange"])
+    (message,) = caplog.messages
+    assert "3 of 7 tokens (43 %) are unknown to the model, such as 'strange', 'odd'" in message
+    (of_ids,) = translator.translate_ids([[5, 1, 6]])
+    assert of_ids.unknown_tokens == ["<unk>"]
+
+
+def test_a_few_unknown_tokens_are_no_reason_for_a_warning(
+    translator: Translator, caplog: pytest.LogCaptureFixture
+) -> None:
+    (translation,) = translator.translate(["w5 w6 w7 w8 w9 w10 w11 w12 w13 strange"])
+    assert translation.unknown_tokens == ["strange"]
+    assert not caplog.messages
+
+
+def test_sequences_that_are_cut_are_warned_of_once(small_model: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    translator = Translator(small_model(max_seq_len_source=3), torch.device("cpu"))
+    translator.translate(["w5", "w5 w6 w7 w8", "w5 w6 w7", "w5 w6 w7 w8 w9"])
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "2 of 4 sequences are longer than max_seq_len_source=3 and were cut" in record.message
+    assert "the first of them sequence 1 with 4 tokens" in record.message
