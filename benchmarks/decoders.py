@@ -3,7 +3,8 @@
     python benchmarks/decoders.py [--source OTHER/src] [--repeats 5]
 
 Prints milliseconds of processor time a step for 16 sentences with a beam of 5: 512 units, a vocabulary of 8,000,
-sources of 20 tokens, one thread. With `--source`, another checkout's code is timed in turn with this one, and the ratio of each turn is taken.
+sources of 20 tokens, one thread. With `--source`, another checkout's code is timed in turn with this one, and the
+ratio of each turn is taken.
 """
 
 import argparse
