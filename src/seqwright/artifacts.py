@@ -24,7 +24,15 @@ from torch import Tensor
 from seqwright.archives import unpack
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
-from seqwright.files import describe_os_errors, new_folder, read_json_object, remove_leftovers, replacing, writing
+from seqwright.files import (
+    StrPath,
+    describe_os_errors,
+    new_folder,
+    read_json_object,
+    remove_leftovers,
+    replacing,
+    writing,
+)
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import Seq2Seq, build_model
 
@@ -88,7 +96,7 @@ class TrainedModel:
 
 
 def save_model(
-    folder: Path,
+    folder: StrPath,
     trained: TrainedModel,
     metrics: Mapping[str, float | int],
     may_differ: Collection[str] = (),
@@ -107,6 +115,7 @@ def save_model(
     Raises:
         ClientError: the folder holds something else, or the disk is full or not writable.
     """
+    folder = Path(folder)
     weights = {name: tensor.contiguous() for name, tensor in trained.model.state_dict().items()}
     marks = {DIGEST: digest_of(weights)}
     config = _config_of(trained)
@@ -210,12 +219,13 @@ def write_tensors(
         taken()
 
 
-def copy_model(source: Path, folder: Path) -> None:
+def copy_model(source: StrPath, folder: StrPath) -> None:
     """Copy a model folder, whole or not at all; over a model that is there, file by file.
 
     Raises:
         ClientError: `folder` holds something else, or cannot be written.
     """
+    source, folder = Path(source), Path(folder)
     if (folder / CONFIG).exists():
         for name in FILES:
             with replacing(folder / name) as scratch:
@@ -223,10 +233,10 @@ def copy_model(source: Path, folder: Path) -> None:
         return
     with new_folder(folder) as scratch:
         for name in FILES:
-            shutil.copy(source / name, scratch / name)
+            shutil.copyfile(source / name, scratch / name)
 
 
-def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
+def load_model(path: StrPath, device: torch.device | None = None) -> TrainedModel:
     """Load a model folder or `model.tar.gz`, checked, in evaluation mode.
 
     Args:
@@ -236,6 +246,7 @@ def load_model(path: Path, device: torch.device | None = None) -> TrainedModel:
     Raises:
         ClientError: a file is missing, damaged, or does not fit the others; the message names it.
     """
+    path = Path(path)
     if path.is_file():
         with tempfile.TemporaryDirectory(prefix="seqwright-") as scratch:
             unpack(path, Path(scratch), lambda name: name if name in FILES else None)

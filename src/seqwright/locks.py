@@ -14,8 +14,8 @@ LOCK_TIMEOUT = 10.0
 
 
 def lock_path(path: Path) -> Path:
-    """The file to lock while `path` is written: hidden, beside it."""
-    return path.with_name(f".{path.name}.lock")
+    """The file to lock while `path` is written, a hidden file in the same folder."""
+    return path.parent / f".{path.name}.lock"
 
 
 @contextlib.contextmanager
