@@ -1,4 +1,4 @@
-"""Locks between processes, that end with the process that holds them."""
+"""Locks between processes, released when the process that holds them ends, however it ends."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from seqwright.errors import ClientError
 from seqwright.files import describe_os_errors
 
 LOCK_TIMEOUT = 10.0
-"""Seconds to wait for a lock: processes that were killed together do not all end at once."""
+"""Seconds to wait for a lock: of processes that were killed together, some end later than others."""
 
 
 def lock_path(path: Path) -> Path:
@@ -20,21 +20,21 @@ def lock_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(path: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock during the block, and keep out all others that ask for the same one.
+    """Hold a lock during the block, so that no other process can hold the same lock.
 
-    The kernel takes it back from a process that was killed. Where a file system has no locks, or does not let the file
-    be made, there is none.
+    The kernel releases the lock of a process that was killed. Where the file system has no locks, or the file cannot be
+    made, the block runs without a lock.
 
     Args:
-        path: the file that is locked, there as long as the lock is held. Its folder is made if need be, and does not
-            stay if nothing else came into it.
-        refusal: says what the lock is of, and what to do.
+        path: the file to lock; it exists as long as the lock is held. Its folder is made if it does not exist, and
+            removed at the end if nothing else was put into it.
+        refusal: the message of the error: what another process is using, and what to do.
 
     Raises:
-        ClientError: another process holds the lock, and has not given it up in `LOCK_TIMEOUT`; the message is `refusal`.
+        ClientError: another process still holds the lock after `LOCK_TIMEOUT`, or the folder cannot be made.
     """
-    is_new = not path.parent.exists()
     with describe_os_errors(f"cannot write {path.parent}"):
+        is_new = not path.parent.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, LOCK_TIMEOUT, poll_interval=0.1, thread_local=False, fallback_to_soft=False)
     try:
