@@ -133,6 +133,41 @@ def test_a_child_that_is_ended_is_named(function: Callable[..., None], message: 
             child.send("more")
 
 
+def test_sending_to_a_function_that_has_failed_raises_its_error() -> None:
+    with ChildProcess(complain, name="reader") as child:
+        assert wait([child.connection], 60)
+        time.sleep(0.5)  # until the process has ended
+        with pytest.raises(ClientError, match=r"^the file is damaged$"):
+            child.send("more")
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_a_signal_while_a_child_starts_leaves_no_process(threads: int, tmp_path: Path) -> None:
+    path = script(
+        tmp_path,
+        f"""
+        import multiprocessing, os, signal, sys, threading
+        from seqwright.interrupts import exit_on_signals
+        from seqwright.processes import ChildProcess
+
+        def terminate(event, arguments):
+            if event == "open" and isinstance(arguments[0], int):  # the pipe to the process that was started
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        for _ in range({threads}):  # one that may receive the signal in place of the main thread
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        sys.addaudithook(terminate)
+        try:
+            with exit_on_signals(signal.SIGTERM):
+                ChildProcess(repr, name="child")
+        except SystemExit as error:
+            print(error.code, multiprocessing.active_children())
+        """,
+    )
+    result = run(path)
+    assert result.stdout == "143 []\n", result.stderr
+
+
 def test_a_child_that_is_killed_wakes_the_thread_that_waits_for_it() -> None:
     errors: list[str] = []
 

@@ -1,6 +1,7 @@
 """Starting child processes, the only way in which seqwright does so: `ChildProcess`."""
 
 import contextlib
+import errno
 import logging
 import multiprocessing
 import os
@@ -72,21 +73,20 @@ class ChildProcess:
         payload = pickle.dumps((function, arguments))
         # A pickle that refers to something in the main module has its name in it.
         main_module = contextlib.nullcontext() if b"__main__" in payload else _main_module_hidden()
-        context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
-        with describe_os_errors(f"cannot start the process {name}"), starting(), main_module:
-            if preload and "forkserver" in multiprocessing.get_all_start_methods():
-                context = multiprocessing.get_context("forkserver")
-                context.set_forkserver_preload(list(preload))
-                forkserver.ensure_running()
+        with describe_os_errors(f"cannot start the process {name}"):
+            context = _context(preload)
             self.connection, theirs = context.Pipe()
             self._process = context.Process(target=_run, args=(payload, theirs), name=name, daemon=True)
             try:
-                self._process.start()
-            except BaseException:
+                with theirs, starting(), main_module:
+                    self._process.start()
+            except BaseException as error:  # at the end of the block a signal may raise SystemExit
                 self.connection.close()
+                if self._process.pid is not None:
+                    self.kill()
+                if isinstance(error, EOFError):
+                    raise OSError(errno.EAGAIN, "the server process could not fork") from error
                 raise
-            finally:
-                theirs.close()
 
     def __enter__(self) -> Self:
         return self
@@ -98,12 +98,13 @@ class ChildProcess:
         """Send a message to the function.
 
         Raises:
-            AlgorithmError: the process has ended.
+            SeqwrightError: the process has ended, for the reason that `receive` raises.
         """
         try:
             self.connection.send(message)
-        except OSError as error:
-            raise self._ended() from error
+        except OSError:
+            while True:  # after the messages that are still to be read comes the reason
+                self.receive()
 
     def receive(self) -> Any:  # noqa: ANN401 - whatever the function sends
         """Wait for a message of the function, the last of which is what it returns.
@@ -154,6 +155,17 @@ def messages(connection: Connection) -> Iterator[Any]:
         yield message
 
 
+def _context(preload: Sequence[str]) -> "ForkServerContext | SpawnContext":
+    """How children are started; a fork server runs already."""
+    if not preload or "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    with starting():
+        forkserver.ensure_running()
+    return context
+
+
 class _Failure:
     """The message of a function that raised an error."""
 
@@ -189,13 +201,25 @@ def _end_with_parent() -> None:
 def signals_blocked() -> Iterator[None]:
     """Block the signals of `interrupts.STOP_SIGNALS` in the block; processes that it starts inherit that.
 
-    A signal between the start of a process and the line that stores it would leave the process running.
+    A signal between the start of a process and the line that stores it would leave the process running. In this process
+    they are handled at the end of the block.
     """
+    noted: list[int] = []
+    handlers: dict[signal.Signals, Any] = {}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    if threading.current_thread() is threading.main_thread():
+        # A signal that another thread of this process receives is handled in the main thread all the same.
+        handlers = {number: handler for number in STOP_SIGNALS if callable(handler := signal.getsignal(number))}
+        for number in handlers:
+            signal.signal(number, lambda number, _: noted.append(number))
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in noted:
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
