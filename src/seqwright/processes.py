@@ -218,8 +218,8 @@ def signals_blocked() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number in noted:
-            signal.raise_signal(number)
+        for each in noted:
+            signal.raise_signal(each)
 
 
 @contextlib.contextmanager
