@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,6 +14,9 @@ from seqwright.errors import ClientError
 
 StrPath = str | os.PathLike[str]
 """A path as public functions take it."""
+
+MAX_JSON_BYTES = 64 << 20
+"""The largest JSON file of settings or state that is read."""
 
 
 @contextlib.contextmanager
@@ -101,14 +104,31 @@ def remove_leftovers(path: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
-def read_json_object(path: Path) -> dict[str, object]:
+def read_bytes(path: Path, limit: int, what: str) -> bytes:
+    """The content of a small file.
+
+    Args:
+        path: the file.
+        limit: the most bytes that such a file can sensibly have; a larger one is not read.
+        what: what to call it in messages.
+
+    Raises:
+        ClientError: the file cannot be read, or is larger.
+    """
+    with describe_os_errors(f"cannot read {what}"):
+        size = path.stat().st_size
+        if size > limit:
+            raise ClientError(f"{what} has {size:,} bytes, where at most {limit:,} make sense")
+        return path.read_bytes()
+
+
+def read_json_object(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, object]:
     """The one JSON object that a file holds.
 
     Raises:
-        ClientError: the file cannot be read, is not JSON, or holds something else.
+        ClientError: the file cannot be read, is larger than `limit` bytes, is not JSON, or holds something else.
     """
-    with describe_os_errors(f"cannot read {path}"):
-        content = path.read_bytes()
+    content = read_bytes(path, limit, str(path))
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -130,6 +150,21 @@ def require_absent(path: Path) -> None:
                 raise ClientError(f"{path} already exists and is not empty: name another folder or remove it")
         elif path.exists() or path.is_symlink():
             raise ClientError(f"{path} already exists and is not a folder: name another path or remove it")
+
+
+def folder_with(folder: Path, names: Collection[str]) -> Path:
+    """`folder`, or its one subfolder that has a file of one of the names, where `folder` itself has none.
+
+    Copying or unpacking often puts a folder into another one.
+    """
+
+    def has_one(candidate: Path) -> bool:
+        return any((candidate / name).is_file() for name in names)
+
+    if has_one(folder):
+        return folder
+    inner = [path for path in folder.iterdir() if path.is_dir() and has_one(path)]
+    return inner[0] if len(inner) == 1 else folder
 
 
 @contextlib.contextmanager
