@@ -1,7 +1,6 @@
 """Loading model folders and archives, and checking them."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -29,6 +28,7 @@ from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
 from seqwright.files import StrPath, describe_os_errors, folder_with, read_bytes
 from seqwright.hyperparameters import Hyperparameters
+from seqwright.locks import TemporaryFolder
 from seqwright.models.seq2seq import Seq2Seq, build_model
 
 
@@ -47,9 +47,9 @@ def load_model(path: StrPath, device: torch.device | None = None) -> TrainedMode
     path = Path(path)
     with describe_os_errors(f"cannot read {path}"):
         if path.is_file():
-            with tempfile.TemporaryDirectory(prefix="seqwright-") as folder:
-                _unpack_model(path, Path(folder))
-                return _load_folder(Path(folder), f"{path}: ", device)
+            with TemporaryFolder() as folder:
+                _unpack_model(path, folder)
+                return _load_folder(folder, f"{path}: ", device)
         if path.is_dir():
             path = folder_with(path, (CONFIG, WEIGHTS))
             return _load_folder(path, f"{path}/", device)
@@ -83,7 +83,7 @@ def _unpack_model(archive: Path, folder: Path) -> None:
         return
     if len(parents) > 1:
         raise ClientError(f"{archive} holds models in {len(parents)} folders, {parents[0]} and others: leave one")
-    for path in list(folder.iterdir()):
+    for path in list(folder.glob(f"{_INNER}*")):
         name = folder / path.name.removeprefix(_INNER)
         if path.is_symlink():
             name.symlink_to(os.readlink(path).removeprefix(_INNER))
