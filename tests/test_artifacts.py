@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seqwright.archives import MAX_MEMBERS, names_in, unpack
-from seqwright.artifacts import FILES, TrainedModel, load_model, save_model
+from seqwright.artifacts import (
+    FILES,
+    MAX_CONFIG_BYTES,
+    MAX_VOCABULARY_BYTES,
+    TrainedModel,
+    copy_model,
+    load_model,
+    save_model,
+)
 from seqwright.errors import ClientError
 
 Maker = Callable[..., TrainedModel]
@@ -44,10 +54,68 @@ def test_a_model_comes_back_as_it_was(saved: Path, small_model: Maker) -> None:
     assert json.loads((saved / "metrics.json").read_text()) == {"perplexity": 3.5}
 
 
-@pytest.mark.parametrize("prefix", ["", "./"])
+@pytest.mark.parametrize("prefix", ["", "./", "model/", "./model/"])
 def test_an_archive_loads_like_its_folder(prefix: str, saved: Path, tmp_path: Path) -> None:
     loaded = load_model(pack(saved, tmp_path / "model.tar.gz", prefix))
     assert loaded.settings == load_model(saved).settings
+
+
+def test_a_folder_around_the_model_folder_is_looked_into(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    loaded = load_model(tmp_path)
+    assert loaded.settings == load_model(saved).settings
+    shutil.copytree(saved, tmp_path / "another")
+    with pytest.raises(ClientError, match="not a complete model"):
+        load_model(tmp_path)
+
+
+def test_a_model_at_the_top_of_an_archive_goes_before_those_in_its_folders(
+    saved: Path, tmp_path: Path, small_model: Maker
+) -> None:
+    save_model(tmp_path / "other", small_model(source_words=7), {})
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        for name in ("a", "b"):
+            tar.add(tmp_path / "other", name)
+        for path in saved.iterdir():
+            tar.add(path, path.name)
+    assert load_model(tmp_path / "model.tar.gz").source_vocabulary == load_model(saved).source_vocabulary
+
+
+def test_an_archive_of_several_model_folders_is_refused(saved: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        tar.add(saved, "a")
+        tar.add(saved, "b")
+    with pytest.raises(ClientError, match="holds models in 2 folders, a and others"):
+        load_model(tmp_path / "model.tar.gz")
+
+
+def test_links_between_the_files_of_an_archived_model_folder_are_kept(tmp_path: Path, small_model: Maker) -> None:
+    save_model(tmp_path / "model", small_model(source_words=7, target_words=7), {})
+    (tmp_path / "model" / "vocab.trg.json").unlink()
+    (tmp_path / "model" / "vocab.trg.json").symlink_to("vocab.src.json")
+    with tarfile.open(tmp_path / "model.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "model", "model")
+    loaded = load_model(tmp_path / "model.tar.gz")
+    assert loaded.target_vocabulary == loaded.source_vocabulary
+
+
+def test_paths_may_be_strings(saved: Path, tmp_path: Path) -> None:
+    save_model(str(tmp_path / "saved"), load_model(str(saved)), {})
+    copy_model(str(tmp_path / "saved"), str(tmp_path / "copied"))
+    for _ in range(2):
+        copy_model(str(saved), str(tmp_path / "copied"))
+    assert load_model(str(tmp_path / "copied")).digest() == load_model(saved).digest()
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "/".join(["folder"] * 1000)])
+def test_a_path_that_is_too_long_is_a_users_mistake(name: str, saved: Path, tmp_path: Path) -> None:
+    for use in (
+        lambda: load_model(tmp_path / name),
+        lambda: save_model(tmp_path / name, load_model(saved), {}),
+        lambda: copy_model(saved, tmp_path / name),
+    ):
+        with pytest.raises(ClientError, match="file name too long"):
+            use()
 
 
 def test_saving_again_replaces_weights_and_metrics(saved: Path, small_model: Maker) -> None:
@@ -98,7 +166,7 @@ def test_weights_with_other_numbers_than_were_written_are_refused(saved: Path) -
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ClientError, match=r"model\.safetensors is damaged: its tensors are not of the sha256"):
+    with pytest.raises(ClientError, match=r"model\.safetensors is damaged: its tensors do not have the sha256"):
         load_model(saved)
 
 
@@ -132,6 +200,52 @@ def test_weights_of_another_shape_are_named(saved: Path) -> None:
     with pytest.raises(
         ClientError, match=r"encoder\.embedding\.table\.weight of shape \[24, 8\] instead of \[24, 10\]"
     ):
+        load_model(saved)
+
+
+VAST = 10**9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers_encoder": VAST}, r"tensors, too few for 1,000,000,001 layers"),
+        ({"num_layers_decoder": 10**23}, r"too few for 100,000,000,000,000,000,000,001 layers"),
+        ({"rnn_num_hidden": VAST}, r"does not fit config\.json|too large"),
+        ({"rnn_num_hidden": 10**18}, r"does not fit config\.json|too large"),
+        ({"rnn_attention_num_hidden": 10**23}, r"does not fit config\.json|too large"),
+        ({"num_embed_source": VAST, "num_embed_target": 10**20}, r"does not fit config\.json|too large"),
+        ({"encoder_type": "cnn", "cnn_num_hidden": VAST, "cnn_kernel_width_encoder": 10**9 + 1}, r"does not fit|too"),
+        ({"encoder_type": "cnn", "max_seq_len_source": 10**19}, r"does not fit config\.json|too large"),
+    ],
+)
+def test_vast_sizes_in_a_config_are_refused_before_the_model_is_built(
+    changes: dict[str, object], message: str, saved: Path
+) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    config["hyperparameters"].update(changes)
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ClientError, match=message):
+        load_model(saved)
+
+
+@pytest.mark.parametrize("size", [VAST, 10**20])
+def test_a_vast_vocabulary_size_is_refused_before_the_vocabulary_is_read(size: int, saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, "source_vocab_size": size}))
+    (saved / "vocab.src.json").write_text("{")
+    with pytest.raises(ClientError, match=r"model\.safetensors does not fit config\.json|too large"):
+        load_model(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("config.json", MAX_CONFIG_BYTES), ("vocab.src.json", MAX_VOCABULARY_BYTES), ("vocab.trg.json", 1 << 40)],
+)
+def test_a_file_that_is_too_large_for_its_kind_is_not_read(name: str, limit: int, saved: Path) -> None:
+    with (saved / name).open("ab") as stream:
+        stream.truncate(limit + 1)  # a hole, which takes no room on the disk
+    with pytest.raises(ClientError, match=rf"{re.escape(name)} has {limit + 1:,} bytes, where at most"):
         load_model(saved)
 
 

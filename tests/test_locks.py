@@ -8,7 +8,7 @@ import pytest
 
 from seqwright import locks
 from seqwright.errors import ClientError
-from seqwright.locks import locked
+from seqwright.locks import TemporaryFolder, locked
 
 HOLD = """
 import sys, time
@@ -69,3 +69,37 @@ for _ in range(20):
 """
     takers = [subprocess.Popen([sys.executable, "-c", take, tmp_path]) for _ in range(3)]
     assert [taker.wait(timeout=120) for taker in takers] == [0, 0, 0]
+
+
+MAKE = """
+import sys, time
+from pathlib import Path
+from seqwright.locks import TemporaryFolder
+folder = TemporaryFolder(Path(sys.argv[1]))
+(folder.path / "content").touch()
+print(folder.path, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_temporary_folder_of_a_killed_process_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", MAKE, tmp_path], stdout=subprocess.PIPE, text=True) as maker:
+        assert maker.stdout is not None
+        left = Path(maker.stdout.readline().strip())
+        with TemporaryFolder(tmp_path) as mine:
+            assert left.exists()
+            maker.kill()
+            maker.wait()
+            with TemporaryFolder(tmp_path):
+                assert mine.exists()
+                assert not left.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_temporary_folder_that_is_kept_stays(tmp_path: Path) -> None:
+    folder = TemporaryFolder(tmp_path)
+    (folder.path / "content").touch()
+    folder.keep()
+    with TemporaryFolder(tmp_path):
+        pass
+    assert [path.name for path in folder.path.iterdir()] == ["content"]

@@ -323,7 +323,7 @@ def test_what_killed_runs_have_left_to_send_is_removed_by_the_next(
             staging.write_folder("memory://place/another")
             assert not list(tmp_path.rglob("model.safetensors"))
             assert mine.exists()
-    assert not list((tmp_path / "outgoing").rglob("new-*"))
+    assert not list((tmp_path / "outgoing").rglob("seqwright-*"))
 
 
 def test_a_folder_that_could_not_be_sent_is_kept(s3: S3) -> None:

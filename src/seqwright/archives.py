@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import posixpath
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -41,7 +42,7 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
             name = wanted(_name(member.name))
             if name is None:
                 continue
-            if (member.issym() or member.islnk()) and (target := wanted(_name(member.linkname))):
+            if target := _link_target(member, wanted):
                 links[name] = target
             content = tar.extractfile(member) if member.isfile() else None
             if content is None:
@@ -57,6 +58,13 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
         for name in links.keys() - paths.keys():
             if links[name] in paths:
                 (folder / name).symlink_to(links[name])
+
+
+def _link_target(member: tarfile.TarInfo, wanted: Callable[[str], str | None]) -> str | None:
+    """The name of the chosen file that a link stands for; a symbolic link is relative to its own folder."""
+    if member.issym():
+        return wanted(posixpath.normpath(posixpath.join(posixpath.dirname(_name(member.name)), member.linkname)))
+    return wanted(_name(member.linkname)) if member.islnk() else None
 
 
 @contextlib.contextmanager

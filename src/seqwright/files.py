@@ -1,92 +1,134 @@
 """Writing files and folders so that a reader sees the whole of them or nothing."""
 
 import contextlib
+import glob
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from seqwright.errors import ClientError
 
+StrPath = str | os.PathLike[str]
+"""A path as public functions take it."""
+
+MAX_JSON_BYTES = 64 << 20
+"""The largest JSON file of settings or state that is read."""
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary file to write to; it becomes `path` only when the block ends without an error.
+    """Yield an empty temporary file in the same folder; it replaces `path` when the block ends without an error.
 
-    It lies in the same folder, reaches the disk, and is renamed over `path`. When the block raises, it is removed and
-    whatever was at `path` before is still there.
+    Its content reaches the disk before it is renamed. When the block raises, the temporary file is removed and `path`
+    stays as it was.
 
     Raises:
-        ClientError: the disk is full or the folder cannot be written.
+        ClientError: the disk is full, the folder cannot be written, or the name is too long.
     """
     with describe_os_errors(f"cannot write {path}"):
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(descriptor)
+        temporary = _temporary_path(path)
+        # The kernel applies the process's umask to the mode; no code of ours has to read the umask, which would
+        # change it for other threads.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         try:
-            yield Path(name)
-            with open(name, "rb+") as stream:  # some systems reach the disk only through what is open for writing
-                os.fsync(stream.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        _flush_folder(path.parent)
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """Open `path` for writing, as `replacing` does."""
-    with replacing(path) as scratch, scratch.open("wb") as stream:
+    """Open a temporary file for writing that replaces `path`, as `replacing` does."""
+    with replacing(path) as temporary, temporary.open("wb") as stream:
         yield stream
 
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `path` when the block ends without an error, and vanishes otherwise.
+    """Yield a temporary folder; it is renamed to `path` when the block ends without an error, and removed otherwise.
 
-    An empty folder that cannot be renamed over, a container's mount point for one, is filled in place and emptied
-    again after an error.
+    All of its files reach the disk before the rename. An empty folder that cannot be replaced, such as the mount point
+    of a container or the current folder, is filled in place, and emptied again after an error.
 
     Raises:
-        ClientError: `path` exists and is not an empty folder, the disk is full, or the parent cannot be written.
+        ClientError: `path` exists and is not an empty folder, the disk is full, the parent cannot be written, or the
+            name is too long.
     """
     require_absent(path)
     with describe_os_errors(f"cannot write {path}"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        in_place = path.is_dir() and (os.path.ismount(path) or not os.access(path.parent, os.W_OK))
-        scratch = path if in_place else Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        is_fixed = path.name in ("", "..") or os.path.ismount(path) or not os.access(path.parent, os.W_OK)
+        in_place = is_fixed and path.is_dir()
+        folder = path if in_place else _temporary_path(path)
+        if not in_place:
+            folder.mkdir()
         try:
-            yield scratch
+            yield folder
+            _flush_all(folder)
             if not in_place:
-                os.chmod(scratch, 0o777 & ~_umask())
-                os.replace(scratch, path)
+                os.replace(folder, path)
         except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             raise
-        _sync_folder(path.parent)
+        _flush_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a kill never leaves a part of it under its name; see `remove_leftovers`.
+
+    Raises:
+        OSError: it does not exist or cannot be renamed.
+    """
+    doomed = _temporary_path(path)
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what writers that were killed have left of a file or folder: beside it, and in the folder itself."""
-    for leftover in (*path.parent.glob(f".{path.name}.*.tmp"), *path.glob(".*.tmp")):
-        if leftover.is_dir():
+    """Remove the temporary files and folders of `path`, and those in `path`, that killed processes have left.
+
+    Call it only where no other process writes `path`.
+    """
+    for leftover in (*path.parent.glob(f".{glob.escape(path.name)}.*.tmp"), *path.glob(".*.tmp")):
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
 
 
-def read_json_object(path: Path) -> dict[str, object]:
+def read_bytes(path: Path, limit: int, what: str) -> bytes:
+    """The content of a small file.
+
+    Args:
+        path: the file.
+        limit: the most bytes that such a file can sensibly have; a larger one is not read.
+        what: what to call it in messages.
+
+    Raises:
+        ClientError: the file cannot be read, or is larger.
+    """
+    with describe_os_errors(f"cannot read {what}"):
+        size = path.stat().st_size
+        if size > limit:
+            raise ClientError(f"{what} has {size:,} bytes, where at most {limit:,} make sense")
+        return path.read_bytes()
+
+
+def read_json_object(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, object]:
     """The one JSON object that a file holds.
 
     Raises:
-        ClientError: the file cannot be read, is not JSON, or holds something else.
+        ClientError: the file cannot be read, is larger than `limit` bytes, is not JSON, or holds something else.
     """
-    with describe_os_errors(f"cannot read {path}"):
-        content = path.read_bytes()
+    content = read_bytes(path, limit, str(path))
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -110,6 +152,21 @@ def require_absent(path: Path) -> None:
             raise ClientError(f"{path} already exists and is not a folder: name another path or remove it")
 
 
+def folder_with(folder: Path, names: Collection[str]) -> Path:
+    """`folder`, or its one subfolder that has a file of one of the names, where `folder` itself has none.
+
+    Copying or unpacking often puts a folder into another one.
+    """
+
+    def has_one(candidate: Path) -> bool:
+        return any((candidate / name).is_file() for name in names)
+
+    if has_one(folder):
+        return folder
+    inner = [path for path in folder.iterdir() if path.is_dir() and has_one(path)]
+    return inner[0] if len(inner) == 1 else folder
+
+
 @contextlib.contextmanager
 def describe_os_errors(what: str) -> Iterator[None]:
     """Turn an operating-system error in the block into a `ClientError` that starts with `what`."""
@@ -121,17 +178,31 @@ def describe_os_errors(what: str) -> Iterator[None]:
         raise ClientError(f"{what}: {reason[:1].lower()}{reason[1:]}{place}") from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _temporary_path(path: Path) -> Path:
+    """A new name beside `path`, which `remove_leftovers` finds."""
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable; some file systems cannot, and need not."""
+def _flush_all(folder: Path) -> None:
+    """Write everything in a folder to the disk, subfolders included."""
+    for path in folder.rglob("*"):
+        if path.is_dir() and not path.is_symlink():
+            _flush_folder(path)
+        elif path.is_file() and not path.is_symlink():
+            _flush(path)
+    _flush_folder(folder)
+
+
+def _flush(path: Path) -> None:
+    """Write a file's content to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Write a folder's names to the disk, so that a rename in it lasts; some file systems cannot, and need not."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(folder)

@@ -148,7 +148,7 @@ def test_a_signal_leaves_nothing_of_what_prepare_began(number: signal.Signals, h
     os.mkfifo(tmp_path / "text")
     command = ["prepare", "--train-source", str(tmp_path / "text"), "--train-target", "train.trg"]
     with start(home, *command, "--output", str(tmp_path / "out" / "data")) as process:
-        wait_for_child(process, "seqwright.data.words")
+        wait_for_child(process, "multiprocessing.spawn")
         process.send_signal(number)
         _, log = process.communicate(timeout=60)
     assert (process.returncode, log) == (128 + number, "interrupted\n")

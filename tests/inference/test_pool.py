@@ -104,7 +104,7 @@ def test_a_process_that_is_killed_ends_the_rest_with_an_error(model: Path, sourc
         translate_file(pool, source=source, target=tmp_path / "first")
         (process,) = set(multiprocessing.active_children()) - others
         process.kill()
-        with pytest.raises(AlgorithmError, match="a process that translates ended"):
+        with pytest.raises(AlgorithmError, match="seqwright-translate-0 was ended by SIGKILL"):
             translate_file(pool, source=source, target=tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "in.txt"]
 
@@ -125,6 +125,7 @@ def test_a_line_by_itself_is_answered_before_the_next_is_read(pool: TranslatorPo
 
 
 ENDLESS = """
+import multiprocessing
 import sys
 from itertools import repeat
 from pathlib import Path
@@ -134,7 +135,7 @@ from seqwright.inference.pool import TranslatorPool
 if __name__ == "__main__":
     with TranslatorPool(Path(sys.argv[1]), "cpu", "fp32", 1) as pool:
         for _ in pool.translate_blocks(repeat([[5, 6]]), SearchOptions()):
-            print(*(process.pid for process in pool._executor._processes.values()), flush=True)
+            print(*(process.pid for process in multiprocessing.active_children()), flush=True)
 """
 
 

@@ -1,14 +1,9 @@
-"""The words of a text before there is a vocabulary: numbered as they appear, counted, and kept for a second reading.
-
-`python -P -m seqwright.data.words TEXT SPOOL` does it in a process of its own, beside one that reads the other side.
-"""
+"""The words of a text before there is a vocabulary: numbered as they appear, counted, and kept for a second reading."""
 
 import contextlib
-import json
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
 
@@ -18,8 +13,7 @@ from numpy.typing import NDArray
 from seqwright.data.sequences import Sequences
 from seqwright.data.text import read_blocks
 from seqwright.data.vocabulary import Vocabulary
-from seqwright.errors import ClientError
-from seqwright.processes import signals_blocked
+from seqwright.processes import ChildProcess
 
 
 class _Numbers(dict[str, int]):
@@ -103,41 +97,24 @@ def spooling_apart(path: Path, scratch: Path) -> Iterator[Callable[[], tuple[Wor
     Raises:
         ClientError: from what is yielded: as `Words.spool` does.
     """
-    command = [sys.executable, "-P", "-m", __name__, str(path), str(scratch)]
     with contextlib.ExitStack() as stack:
-        with signals_blocked():
-            process = stack.enter_context(
-                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603 - our own module
-            )
-            stack.callback(scratch.unlink, missing_ok=True)
-            stack.callback(process.kill)
+        stack.callback(scratch.unlink, missing_ok=True)
+        child = stack.enter_context(ChildProcess(_spool, path, scratch, name=f"the process that reads {path}"))
 
         def wait() -> tuple[Words, Spool]:
-            told, log = process.communicate()
-            if process.returncode:
-                reason = log.strip().rpartition("\n")[2]
-                raise ClientError(reason or f"{path} was not read: its process ended (exit code {process.returncode})")
-            answer = json.loads(told)
             words = Words()
-            words.numbers.update((word, number) for number, word in enumerate(answer["words"]))
-            words.counts = np.array(answer["counts"], dtype=np.int64)
-            return words, Spool(stack.enter_context(scratch.open("rb")), map(tuple, answer["sizes"]))
+            numbered, words.counts, sizes = child.receive()
+            words.numbers.update((word, number) for number, word in enumerate(numbered))
+            return words, Spool(stack.enter_context(scratch.open("rb")), sizes)
 
         yield wait
 
 
-def main() -> None:
-    """Read a text file for `spooling_apart`."""
-    path, scratch = map(Path, sys.argv[1:])
+def _spool(
+    connection: Connection, path: Path, scratch: Path
+) -> tuple[list[str], NDArray[np.int64], list[tuple[int, int]]]:
+    """In the process: read a text file; gives its words, how often each was seen, and the sizes of the spool."""
     words = Words()
-    try:
-        with scratch.open("wb") as stream:
-            sizes = words.spool(path, stream).sizes
-    except ClientError as error:
-        sys.exit(str(error))
-    counts = words.counts[: len(words.numbers)].tolist()
-    json.dump({"words": list(words.numbers), "counts": counts, "sizes": sizes}, sys.stdout)
-
-
-if __name__ == "__main__":
-    main()
+    with scratch.open("wb") as stream:
+        sizes = words.spool(path, stream).sizes
+    return list(words.numbers), words.counts[: len(words.numbers)], sizes

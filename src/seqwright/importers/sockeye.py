@@ -7,20 +7,21 @@ original's `model.tar.gz` is the same in an archive.
 
 import math
 import re
-import tempfile
 from pathlib import Path, PurePosixPath
 
 import torch
 
-from seqwright.archives import MAX_UNPACKED_BYTES, unpack
+from seqwright.archives import MAX_UNPACKED_BYTES, names_in, unpack
+from seqwright.artifacts import CONFIG as OUR_CONFIG
 from seqwright.artifacts import TrainedModel, save_model
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
-from seqwright.files import describe_os_errors, require_absent
+from seqwright.files import StrPath, describe_os_errors, folder_with, remove_leftovers, require_absent
 from seqwright.importers.config import parse_config
 from seqwright.importers.ndarray import Arrays, parse_ndarrays
 from seqwright.importers.sockeye_settings import read_settings
 from seqwright.importers.sockeye_weights import SOURCE_POSITIONS, TARGET_POSITIONS, convert, strip_kinds
+from seqwright.locks import TemporaryFolder, lock_path, locked
 from seqwright.models.seq2seq import build_model
 
 CONFIG, BEST, METRICS = "config", "params.best", "metrics"
@@ -33,7 +34,7 @@ MAX_CONFIG_BYTES, MAX_VOCABULARY_BYTES = 4 << 20, 1 << 30
 """Far more than they take; larger files are not read."""
 
 
-def import_sockeye(source: Path, output: Path) -> TrainedModel:
+def import_sockeye(source: StrPath, output: StrPath) -> TrainedModel:
     """Turn a Sockeye 1 model into a model folder that gives the same translations.
 
     Args:
@@ -47,17 +48,61 @@ def import_sockeye(source: Path, output: Path) -> TrainedModel:
         ClientError: a part is missing or damaged, the model has a feature without counterpart, or `output` is there
             already or cannot be written; the message names it.
     """
+    source, output = Path(source), Path(output)
     require_absent(output)
-    if source.is_file():
-        with tempfile.TemporaryDirectory(prefix="seqwright-") as scratch:
-            unpack(source, Path(scratch), _part)
-            trained, metrics = _load(Path(scratch), f"{source}: ")
-    elif source.is_dir():
-        trained, metrics = _load(source, f"{source}/")
-    else:
-        raise ClientError(f"no model at {source}: name a Sockeye model folder or a .tar.gz of one")
-    save_model(output, trained, metrics)
+    refusal = f"another process is importing into {output}: let it end, or name another folder"
+    with locked(lock_path(output), refusal):
+        remove_leftovers(output)
+        with describe_os_errors(f"cannot read {source}"):
+            trained, metrics = _read_model(source)
+        save_model(output, trained, metrics)
     return trained
+
+
+def _read_model(source: Path) -> tuple[TrainedModel, dict[str, float]]:
+    if source.is_file():
+        with TemporaryFolder() as folder:
+            unpack(source, folder, _part)
+            return _load(folder, f"{source}: ")
+    if source.is_dir():
+        source = folder_with(source, _TELLING)
+        return _load(source, f"{source}/")
+    raise ClientError(f"no model at {source}: name a Sockeye model folder or a .tar.gz of one")
+
+
+def holds_sockeye_model(source: Path) -> bool:
+    """Whether a folder or an archive has files of a Sockeye model, and no model of seqwright.
+
+    Raises:
+        ClientError: the archive is damaged, or the folder cannot be read.
+    """
+    with describe_os_errors(f"cannot read {source}"):
+        if source.is_file():
+            names = {PurePosixPath(name).name for name in names_in(source)}
+        elif source.is_dir():
+            names = {path.name for path in folder_with(source, _TELLING).iterdir()}
+        else:
+            return False
+    return any(name in names for name in _TELLING) and OUR_CONFIG not in names
+
+
+def sockeye_files(folder: Path) -> list[Path]:
+    """The files that an import of a Sockeye model folder reads.
+
+    Raises:
+        ClientError: there are no parameters.
+    """
+    folder = folder_with(folder, _TELLING)
+    parameters = _parameter_file(folder, f"{folder}/")
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if PARTS.fullmatch(path.name) and (not path.name.startswith("params.") or path.name == parameters)
+    )
+
+
+_TELLING = (CONFIG, BEST)
+"""Names that tell a Sockeye model."""
 
 
 def _part(path: str) -> str | None:

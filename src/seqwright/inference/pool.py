@@ -5,29 +5,23 @@ after every operation.
 """
 
 import contextlib
-import functools
-import multiprocessing
-import os
-import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Self
+from queue import SimpleQueue
+from typing import Self, cast
 
 import torch
 
 from seqwright.artifacts import load_model
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.devices import keep_freed_memory, process_count
-from seqwright.errors import AlgorithmError
-from seqwright.files import describe_os_errors
 from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import BATCH_SIZE, Translation, Translator, by_length
-from seqwright.processes import starting
+from seqwright.processes import ChildProcess, messages
 
 
 @contextlib.contextmanager
@@ -72,11 +66,18 @@ class TranslatorPool:
     def __init__(self, model: Path, device: str, precision: str, count: int) -> None:
         self.trained = load_model(model)
         self._count = count
-        context = multiprocessing.get_context("spawn")
+        self._idle: SimpleQueue[ChildProcess] = SimpleQueue()
         threads = max(1, torch.get_num_threads() // count)
-        with describe_os_errors(f"cannot start {count} processes"), starting():
-            begun: Synchronized[int] = context.Value("i", 0)
-            self._executor = ProcessPoolExecutor(count, context, _begin, (model, device, precision, threads, begun))
+        with contextlib.ExitStack() as stack:
+            self._children = []
+            for number in range(count):
+                name = f"seqwright-translate-{number}"
+                child = ChildProcess(_translate_batches, model, device, precision, threads, number, name=name)
+                self._children.append(stack.enter_context(child))
+            stack.pop_all()
+        for child in self._children:
+            self._idle.put(child)
+        self._executor = ThreadPoolExecutor(count)
 
     @property
     def source_vocabulary(self) -> Vocabulary:
@@ -86,11 +87,12 @@ class TranslatorPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, failure: object, *_: object) -> None:
-        if failure:
-            for process in self._executor._processes.values():
-                process.kill()
+    def __exit__(self, *_: object) -> None:
+        for child in self._children:
+            child.kill()  # a thread that waits for it ends with an error
         self._executor.shutdown(cancel_futures=True)
+        for child in self._children:
+            child.close()
 
     def translate_blocks(
         self,
@@ -103,24 +105,29 @@ class TranslatorPool:
         What is a single batch comes from a terminal, or is the last, and is waited for.
 
         Raises:
-            AlgorithmError: a process was ended from outside.
+            SeqwrightError: a process failed, or was ended from outside.
         """
         waiting: deque[_Block] = deque()
         ahead = 0
-        try:
-            for block in blocks:
-                chunks = list(by_length(block, batch_size))
-                with starting():
-                    found = [self._executor.submit(_translate, [block[i] for i in chunk], options) for chunk in chunks]
-                waiting.append(_Block(len(block), chunks, found))
-                ahead += len(chunks)
-                while waiting and (len(chunks) <= 1 or ahead - len(waiting[0].chunks) >= 2 * self._count):
-                    ahead -= len(waiting[0].chunks)
-                    yield waiting.popleft().result()
-            while waiting:
+        for block in blocks:
+            chunks = list(by_length(block, batch_size))
+            found = [self._executor.submit(self._translate, [block[i] for i in chunk], options) for chunk in chunks]
+            waiting.append(_Block(len(block), chunks, found))
+            ahead += len(chunks)
+            while waiting and (len(chunks) <= 1 or ahead - len(waiting[0].chunks) >= 2 * self._count):
+                ahead -= len(waiting[0].chunks)
                 yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise AlgorithmError("a process that translates ended, for want of memory perhaps") from error
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _translate(self, sources: Sequence[Sequence[int]], options: SearchOptions) -> list[Translation]:
+        """Have an idle process translate a batch; as many threads do so as there are processes."""
+        child = self._idle.get()
+        try:
+            child.send((sources, options))
+            return cast(list[Translation], child.receive())
+        finally:
+            self._idle.put(child)
 
 
 @dataclass(frozen=True)
@@ -147,29 +154,12 @@ class _Block:
         return [by_position[position] for position in range(self.size)]
 
 
-def _begin(model: Path, device: str, precision: str, threads: int, begun: "Synchronized[int]") -> None:
-    """A process begins; it loads the model when it has something to do, so that what is wrong with it can be told."""
-    with begun.get_lock():
-        number, begun.value = begun.value, begun.value + 1
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def _translate_batches(
+    connection: Connection, model: Path, device: str, precision: str, threads: int, number: int
+) -> None:
+    """In a process: load the model and translate batches."""
     torch.set_num_threads(threads)
     keep_freed_memory()
-    _HERE.append(functools.cache(functools.partial(Translator.load, model, device, precision, number)))
-
-
-def _end_with_parent() -> None:
-    """Wait until the process that started this one is no more."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None  # noqa: S101 - this is a process of a pool
-    parent.join()
-    os._exit(1)
-
-
-def _translate(sources: Sequence[Sequence[int]], options: SearchOptions) -> list[Translation]:
-    """What a process does with a batch."""
-    (loaded,) = _HERE
-    return loaded().translate_ids(sources, options, batch_size=len(sources))
-
-
-_HERE: list[Callable[[], Translator]] = []
-"""In a process of a pool, what gives its translator."""
+    translator = Translator.load(model, device, precision, number)
+    for sources, options in messages(connection):
+        connection.send(translator.translate_ids(sources, options, batch_size=len(sources)))

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from seqwright.errors import ClientError, SeqwrightError
 from seqwright.interrupts import StopRequested, wait_unless_stopped
-from seqwright.remote.cache import Scratch, folder_of
+from seqwright.locks import TemporaryFolder
+from seqwright.remote.cache import folder_of, outgoing_folder
 from seqwright.remote.filesystem import Remote, RemoteFile, is_remote, shown
 from seqwright.remote.transfers import (
     Bars,
@@ -159,17 +160,17 @@ class Staging(AbstractContextManager["Staging"]):
         remote = Remote.to_write(location)
         if self._writes and not may_exist and self._files_of(remote):
             raise ClientError(f"{remote} already exists and is not empty: name another folder or remove it")
-        scratch = Scratch(remote)
-        path = scratch.path / remote.name
+        temporary = TemporaryFolder(outgoing_folder())
+        path = temporary.path / remote.name
 
         def send(has_ended_well: bool) -> None:
             if self._writes and has_ended_well:
                 try:
                     send_folder(remote, path, known={})
                 except ClientError:
-                    scratch.keep()
+                    temporary.keep()
                     raise
-            scratch.remove()
+            temporary.remove()
 
         self._sends[location], self._written[str(path)] = send, location
         return path
