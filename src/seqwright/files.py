@@ -80,13 +80,16 @@ def remove_leftovers(path: Path) -> None:
 
 
 def read_json_object(path: Path) -> dict[str, object]:
-    """The one JSON object that a file holds.
+    """The one JSON object that a file holds; a byte order mark before it is skipped.
 
     Raises:
-        ClientError: the file cannot be read, is not JSON, or holds something else.
+        ClientError: the file cannot be read, has more than 16 MiB, is not JSON, or holds something else.
     """
-    with describe_os_errors(f"cannot read {path}"):
-        content = path.read_bytes()
+    limit = 16 << 20
+    with describe_os_errors(f"cannot read {path}"), path.open("rb") as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise ClientError(f"{path} has more than {limit >> 20} MiB, where a few names and values should be")
     try:
         values = json.loads(content)
     except (ValueError, RecursionError) as error:
