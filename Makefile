@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit docs proto clean
+.PHONY: demo test lint types unit docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/seqwright demo --output demo
@@ -24,10 +24,6 @@ unit: $(VENV)/.dev
 # Pages that are generated from the code.
 docs: $(VENV)/.dev
 	$(BIN)/python -m seqwright.hyperparameters > docs/hyperparameters.md
-
-# The protobuf classes, from src/seqwright/data/record.proto.
-proto: $(VENV)/.dev
-	cd src && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. seqwright/data/record.proto
 
 # torch goes first and alone, by its pin: whatever needs it then takes it as it is.
 $(VENV)/.demo: pyproject.toml constraints.txt

@@ -1,5 +1,6 @@
 """Writing files and folders so that a reader sees the whole of them or nothing."""
 
+import codecs
 import contextlib
 import glob
 import json
@@ -123,14 +124,14 @@ def read_bytes(path: Path, limit: int, what: str) -> bytes:
 
 
 def read_json_object(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, object]:
-    """The one JSON object that a file holds.
+    """The one JSON object that a file holds; a byte order mark before it is skipped.
 
     Raises:
         ClientError: the file cannot be read, is larger than `limit` bytes, is not JSON, or holds something else.
     """
     content = read_bytes(path, limit, str(path))
     try:
-        values = json.loads(content)
+        values = json.loads(content.removeprefix(codecs.BOM_UTF8))
     except (ValueError, RecursionError) as error:
         raise ClientError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):

@@ -55,6 +55,74 @@ def test_all_files_of_a_channel_in_the_order_of_names(channel: Path) -> None:
     assert len(corpus) == 3
 
 
+def test_subfolders_are_read_in_the_order_of_paths_without_hidden_files_and_markers(channel: Path) -> None:
+    for name, data in (
+        ("2020/11/a", records(PAIRS[:1])),
+        ("2020/2/b", records(PAIRS[1:2])),
+        ("z", records(PAIRS[2:])),
+        ("_SUCCESS", b""),
+        ("2020/_SUCCESS", b""),
+        (".cache/c", b"not a record file"),
+        ("2020/.crc", b"not a record file"),
+    ):
+        (channel / name).parent.mkdir(parents=True, exist_ok=True)
+        (channel / name).write_bytes(data)
+    assert as_pairs(load(channel)) == PAIRS
+    (channel / "2020/2").rename(channel / "2020/3")
+    assert as_pairs(load(channel)) == PAIRS
+    assert len(entries(channel)) == 2
+    with pytest.raises(ClientError, match=r"11/a: record 1 has the source id 6"):
+        load(channel, 6)
+
+
+def test_a_channel_with_nothing_but_a_marker_is_empty(channel: Path) -> None:
+    (channel / "_SUCCESS").touch()
+    with pytest.raises(ClientError, match="is empty"):
+        load(channel)
+    (channel / "_data").write_bytes(records(PAIRS))
+    assert as_pairs(load(channel)) == PAIRS
+
+
+def test_padding_is_cut_off_and_counted_in_one_warning_a_load(channel: Path, caplog: pytest.LogCaptureFixture) -> None:
+    padded = [([*source, 0], [*target, 0, 0]) for source, target in PAIRS]
+    (channel / "a").write_bytes(records(padded))
+    (channel / "b").write_bytes(records(padded))
+    for _ in range(2):  # the second load comes from the cache
+        caplog.clear()
+        corpus = load(channel)
+        assert as_pairs(corpus) == PAIRS * 2
+        (warning,) = caplog.messages
+        assert warning.startswith(f"the channel {channel}: padding was cut off: 18 ids 0 at the ends")
+        assert "of 6 records" in warning
+
+
+def test_a_side_of_nothing_but_padding_is_empty(channel: Path) -> None:
+    (channel / "train.rec").write_bytes(records([*PAIRS, ([0, 0], [4])]))
+    with pytest.raises(ClientError, match="record 4 has no ids on the source side"):
+        load(channel)
+
+
+def test_special_tokens_in_the_data_are_counted_in_one_warning(channel: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pairs: Pairs = [([2, 4, 3], [5, 3]), ([2, 4], [1])]
+    (channel / "train.rec").write_bytes(records(pairs))
+    for _ in range(2):  # the second load comes from the cache
+        caplog.clear()
+        assert as_pairs(load(channel)) == pairs
+        (warning,) = caplog.messages
+        assert "2 <s> on the source side, 1 </s> on the source side, 1 </s> on the target side" in warning
+        assert "Remove them" in warning
+
+
+def test_paths_may_be_text_and_too_long(channel: Path) -> None:
+    (channel / "train.rec").write_bytes(records(PAIRS))
+    cache = str(channel.parent / "cache")
+    corpus = load_channel(str(channel), source_vocab_size=20, target_vocab_size=20, cache=cache)
+    assert as_pairs(corpus) == PAIRS
+    for read in (load, load_vocabularies):
+        with pytest.raises(ClientError, match=r"cannot read the channel .*: file name too long"):
+            read(channel / ("x" * 300))
+
+
 def test_a_stop_gives_up_what_was_decoded(channel: Path) -> None:
     (channel / "train.rec").write_bytes(records(PAIRS))
     cache = channel.parent / "cache"
@@ -132,7 +200,7 @@ def test_larger_than_a_chunk(channel: Path) -> None:
     rng = np.random.default_rng(1)
     lengths = rng.integers(1, 30, size=40_000)
     offsets = np.concatenate(([0], np.cumsum(lengths)))
-    side = Sequences(rng.integers(0, 30_000, size=offsets[-1], dtype=np.int32), offsets)
+    side = Sequences(rng.integers(4, 30_000, size=offsets[-1], dtype=np.int32), offsets)
     (channel / "train.rec").write_bytes(encode_records({"target": side, "source": side}))
     corpus = load(channel, 30_000)
     for read in (corpus.source, corpus.target):

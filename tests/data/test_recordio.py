@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqwright.data import recordio
+from seqwright.data.frames import split_payloads
+from seqwright.data.padding import count_padding, cut_padding, shorten
 from seqwright.data.recordio import decode_records, encode_records, read_records
 from seqwright.data.sequences import Sequences
 from seqwright.errors import ClientError
@@ -159,8 +161,8 @@ def test_refuses_to_write_what_cannot_be_ids() -> None:
 @pytest.mark.parametrize("chunk", [8, 64, 1000, 1 << 20])
 def test_chunks_do_not_change_what_is_read(chunk: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rows = [(rng.integers(0, 70_000, rng.integers(0, 40)).tolist(), [index]) for index in range(50)]
-    rows[20] = (rng.integers(0, 70_000, 3000).tolist(), [20])
+    rows = [(rng.integers(1, 70_000, rng.integers(0, 40)).tolist(), [index + 1]) for index in range(50)]
+    rows[20] = (rng.integers(1, 70_000, 3000).tolist(), [20])
     path = tmp_path / "any name"
     path.write_bytes(b"".join(frame(pair(*row)) for row in rows))
     monkeypatch.setattr(recordio, "CHUNK", chunk)
@@ -179,7 +181,91 @@ def test_a_magic_number_inside_a_record() -> None:
     assert decoded(b"".join(rows)) == expected
 
 
-def test_padding_may_be_anything_and_may_be_missing_at_the_end() -> None:
+def in_parts(payload: bytes) -> bytes:
+    """A record as MXNet's writer frames it: cut where the magic number is at a multiple of four bytes."""
+    magic = struct.pack("<I", 0xCED7230A)
+    cuts = [at for at in range(0, len(payload) - 3, 4) if payload[at : at + 4] == magic]
+    parts = [
+        payload[start:end] for start, end in zip([0, *(at + 4 for at in cuts)], [*cuts, len(payload)], strict=True)
+    ]
+    kinds = [0] if len(parts) == 1 else [1, *[2] * (len(parts) - 2), 3]
+    return b"".join(
+        struct.pack("<II", 0xCED7230A, kind << 29 | len(part)) + part + bytes(-len(part) % 4)
+        for kind, part in zip(kinds, parts, strict=True)
+    )
+
+
+def with_magic_numbers(count: int, size: int = 0) -> bytes:
+    """The pair 5, 6 and 7 with magic numbers at multiples of four bytes, `size` bytes between them."""
+    return field(4, bytes(2) + (struct.pack("<I", 0xCED7230A) + bytes(size)) * count) + pair([5, 6], [7])
+
+
+@pytest.mark.parametrize("chunk", [8, 64, 1 << 20])
+def test_records_in_parts_are_joined(chunk: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = [pair([8], [9]), with_magic_numbers(1), with_magic_numbers(3), pair([8], [9]), with_magic_numbers(9, 40)]
+    data = b"".join(map(in_parts, whole))
+    assert data.count(struct.pack("<I", 0xCED7230A)) == len(whole) + 1 + 3 + 9
+    expected = [([8], [9]), ([5, 6], [7]), ([5, 6], [7]), ([8], [9]), ([5, 6], [7])]
+    assert decoded(data) == expected
+    assert split_payloads(data, "request") == whole
+    (tmp_path / "train.rec").write_bytes(data)
+    monkeypatch.setattr(recordio, "CHUNK", chunk)
+    chunks = read_records(tmp_path / "train.rec", BOTH)
+    assert [row for columns in chunks for row in zip(*map(as_lists, columns), strict=True)] == expected
+
+
+def test_parts_out_of_order_are_refused_by_record() -> None:
+    start, end = (struct.pack("<II", 0xCED7230A, kind << 29 | 4) + bytes(4) for kind in (1, 3))
+    for data, message in (
+        (GOOD + end, r"record 2 \(byte 44\): the first part of it is missing"),
+        (GOOD + start + GOOD, r"record 3 \(byte 56\): the last part of the record before it is missing"),
+        (GOOD + start, r"record 2 \(byte 44\): cut short, 12 of 20 bytes"),
+        (GOOD + start + end[:10], r"record 2 \(byte 44\): cut short, 22 of 24 bytes"),
+    ):
+        with pytest.raises(ClientError, match=message):
+            decoded(data)
+
+
+def read_file(path: Path, rows: list[tuple[list[int], list[int]]]) -> list[tuple[list[int], ...]]:
+    path.write_bytes(b"".join(frame(pair(*row)) for row in rows))
+    return [row for columns in read_records(path, BOTH) for row in zip(*map(as_lists, columns), strict=True)]
+
+
+def test_padded_records_lose_their_trailing_zeros_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "train.rec"
+    rows = [([4, 5, 0], [6]), ([4], [300]), ([7, 0, 0], [8, 0]), ([0, 0], [4]), ([], [])]
+    assert read_file(path, rows) == [([4, 5], [6]), ([4], [300]), ([7], [8]), ([], [4]), ([], [])]
+    (warning,) = caplog.messages
+    assert warning.startswith(f"{path}: padding was cut off: 6 ids 0 at the ends of the sequences of 3 records")
+
+
+def test_records_without_padding_are_read_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert read_file(tmp_path / "train.rec", [([4, 5], [6])]) == [([4, 5], [6])]
+    assert not caplog.messages
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.lists(st.integers(1, 300), max_size=5), st.integers(0, 3)), max_size=30))
+def test_padding_is_cut_off_any_mixture_of_sequences(rows: list[tuple[list[int], int]]) -> None:
+    sequences = Sequences.of([ids + [0] * zeros for ids, zeros in rows])
+    cut = count_padding(sequences)
+    assert cut.tolist() == [zeros for _, zeros in rows]
+    assert as_lists(shorten(sequences, cut)) == [ids for ids, _ in rows] == [*map(cut_padding, as_lists(sequences))]
+
+
+def test_a_zero_before_other_ids_is_refused_by_record(tmp_path: Path) -> None:
+    rows = [([4], [5]), ([4, 0], [5]), ([4], [5, 6, 0, 7, 0])]
+    with pytest.raises(
+        ClientError, match=r"train\.rec: record 3 \(byte 88\): feature 'target' has the id 0 at position 3"
+    ):
+        read_file(tmp_path / "train.rec", rows)
+    with pytest.raises(ClientError, match="id 0 at position 1, before other ids"):
+        cut_padding([0, 4])
+
+
+def test_bytes_that_fill_up_a_frame_may_be_anything_and_missing_at_the_end() -> None:
     payload = pair([1, 2], [3]) + field(3, b"12")
     assert len(payload) % 4
     whole = frame(payload)
@@ -196,7 +282,8 @@ GOOD = frame(pair([4, 5, 6], [7]))
         (b"\x0a\x23\xd7", "cut short"),
         (GOOD[:8], "cut short"),
         (GOOD[:21], "cut short"),
-        (struct.pack("<II", 0xCED7230A, 0xFFFFFFFF) + bytes(100), "cut short"),
+        (struct.pack("<II", 0xCED7230A, 0x1FFFFFFF) + bytes(100), "cut short"),
+        (struct.pack("<II", 0xCED7230A, 0xFFFFFFFF) + bytes(100), "RecordIO frame"),
         (b"not a RecordIO file", "RecordIO frame"),
         (frame(b"\xff\xff\xff\xff"), "not a Record message"),
         (frame(b""), "no feature 'source'; its features: none"),

@@ -30,8 +30,14 @@ def assert_equal(rows: dict[int, list[float]], expected: dict[int, list[float]])
 
 @pytest.mark.parametrize(
     "text",
-    [GLOVE, HEADED, HEADED.replace("\n", " \n"), GLOVE.replace("\n", "\r\n"), GLOVE.removesuffix("\n"), GLOVE + "\n"],
-    ids=["glove", "word2vec", "fasttext", "crlf", "no last line feed", "blank line"],
+    [
+        *(GLOVE, HEADED, HEADED.replace("\n", " \n"), GLOVE.replace("\n", "\r\n"), GLOVE.removesuffix("\n")),
+        *(GLOVE + "\n", "\ufeff" + GLOVE, "\ufeff" + HEADED),
+    ],
+    ids=[
+        *("glove", "word2vec", "fasttext", "crlf", "no last line feed"),
+        *("blank line", "byte order mark", "byte order mark and header"),
+    ],
 )
 @pytest.mark.parametrize("packed", [False, True])
 def test_every_format_lands_in_the_rows_of_its_words(text: str, packed: bool, tmp_path: Path) -> None:

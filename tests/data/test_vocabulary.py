@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqwright.data.vocabulary import BOS, EOS, PAD, SPECIAL_TOKENS, UNK, Vocabulary
+from seqwright.data.vocabulary import BOS, EOS, MAX_VOCABULARY_BYTES, PAD, SPECIAL_TOKENS, UNK, Vocabulary
 from seqwright.errors import ClientError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prepare"
@@ -89,6 +89,22 @@ def test_what_is_no_vocabulary(text: str | bytes, message: str, tmp_path: Path) 
     with pytest.raises(ClientError, match=message) as error:
         Vocabulary.load(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_byte_order_mark_before_a_vocabulary_is_skipped(kind: type, tmp_path: Path) -> None:
+    path = tmp_path / "vocab.src.json"
+    path.write_text(json.dumps({**SPECIAL, "a": 4}), encoding="utf-8-sig")
+    assert Vocabulary.load(kind(path)).tokens[4:] == ("a",)
+    assert Vocabulary.from_json(path.read_text(), "here").tokens[4:] == ("a",)
+
+
+def test_a_vocabulary_larger_than_the_bound_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.src.json"
+    with path.open("wb") as stream:
+        stream.truncate(MAX_VOCABULARY_BYTES + 1)
+    with pytest.raises(ClientError, match=r"vocab\.src\.json is not a vocabulary: it has more than 128 MiB"):
+        Vocabulary.load(path)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

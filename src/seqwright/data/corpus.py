@@ -1,34 +1,38 @@
 """A channel of RecordIO files as a parallel corpus: arrays in a cache, mapped into memory.
 
-The first load decodes the files, and keeps the ids of both sides as plain `.npy` arrays in a folder named after the
-channel's files; later loads only map those. So memory does not grow with the corpus, and every process that trains
-on it shares the same pages.
+The first load decodes the files and writes the ids of both sides as plain `.npy` arrays to a cache folder whose name
+is a digest of the channel's file names, sizes and times; later loads only map those. So memory does not grow with the
+corpus, and all processes that train on it share the same pages.
 """
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from seqwright.data.padding import PaddingCount
 from seqwright.data.recordio import read_records
 from seqwright.data.sequences import Sequences
-from seqwright.data.vocabulary import Vocabulary
+from seqwright.data.vocabulary import BOS, EOS, SPECIAL_TOKENS, Vocabulary
 from seqwright.errors import ClientError
 from seqwright.files import describe_os_errors, new_folder
 from seqwright.interrupts import StopRequested
 
+logger = logging.getLogger(__name__)
+
 SIDES = ("source", "target")
 
-_FORMAT = 1
-"""Raised whenever a cache entry of the previous format cannot be read any more."""
+_FORMAT = 2
+"""Raised when the content of a cache entry changes, so that an entry of an earlier format is never used."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class ParallelCorpus:
         return len(self.source)
 
 
-def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary]:
+def load_vocabularies(folder: str | Path) -> tuple[Vocabulary, Vocabulary]:
     """Read the `vocab` channel.
 
     Args:
@@ -61,6 +65,7 @@ def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary]:
     Raises:
         ClientError: the folder or a file is missing, or not a vocabulary.
     """
+    folder = Path(folder)
     _require_folder(folder)
     paths = folder / "vocab.src.json", folder / "vocab.trg.json"
     missing = [path.name for path in paths if not path.is_file()]
@@ -70,29 +75,34 @@ def load_vocabularies(folder: Path) -> tuple[Vocabulary, Vocabulary]:
 
 
 def load_channel(
-    folder: Path,
+    folder: str | Path,
     *,
     source_vocab_size: int,
     target_vocab_size: int,
-    cache: Path,
+    cache: str | Path,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> ParallelCorpus:
-    """Map the pairs of a channel into memory, decoding them first where the cache does not have them.
+    """Map the pairs of a channel into memory; decode them first if the cache does not have them.
+
+    Padding and special tokens in the data are counted and give one warning each.
 
     Args:
-        folder: the channel; every file in it that is not hidden is RecordIO-Protobuf, taken in the order of names.
+        folder: the channel. Every file in it and in its subfolders is RecordIO-Protobuf, read in the order of paths.
+            Hidden files and folders are skipped, and so are empty files with names that start with `_`, which mark
+            a finished job of Spark.
         source_vocab_size: ids of the source must be below.
         target_vocab_size: ids of the target must be below.
         cache: a folder for the decoded arrays, made if need be.
         stop_requested: asked while files are decoded, which may take minutes.
 
     Raises:
-        StopRequested: `stop_requested` said yes; what was decoded is given up.
+        StopRequested: `stop_requested` returned true; nothing is kept of what was decoded.
         ClientError: the channel is missing or holds no record; a file is damaged (see `read_records`); a pair has an
             empty side or an id outside the vocabulary; the cache cannot be written.
     """
+    folder = Path(folder)
     files = _list_files(folder)
-    path = cache / _name_entry(folder, files)
+    path = Path(cache) / _name_entry(folder, files)
     entry = _open_entry(path)
     if entry is None:
         _build_entry(path, files, stop_requested)
@@ -101,49 +111,87 @@ def load_channel(
         raise ClientError(f"cannot read back what was written to {path}: check the disk that holds it")
     _check_ids("source", entry.corpus.source, entry.largest[0], source_vocab_size, files, entry.records)
     _check_ids("target", entry.corpus.target, entry.largest[1], target_vocab_size, files, entry.records)
+    entry.padding.warn(f"the channel {folder}")
+    _warn_of_special_tokens(folder, entry.special_tokens)
     return entry.corpus
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """What the cache holds of a channel: the pairs, the records of every file, and the largest id of each side."""
+    """A channel in the cache.
+
+    Attributes:
+        corpus: its pairs.
+        records: how many records every file has.
+        largest: the largest id of each side.
+        special_tokens: how often BOS and EOS are among the ids of each side.
+        padding: the padding that was cut off.
+    """
 
     corpus: ParallelCorpus
     records: list[int]
     largest: tuple[int, int]
+    special_tokens: list[list[int]]
+    padding: PaddingCount
 
 
 def _require_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise ClientError(f"the channel {folder} {what}: a channel is a folder of data files")
+    with describe_os_errors(f"cannot read the channel {folder}"):
+        if folder.is_dir():
+            return
+        problem = "is not a folder" if folder.exists() else "does not exist"
+    raise ClientError(f"the channel {folder} {problem}: a channel is a folder of data files")
 
 
 def _list_files(folder: Path) -> list[Path]:
-    """The data files of a channel, by name."""
+    """The data files of a channel and its subfolders, by path."""
     _require_folder(folder)
     with describe_os_errors(f"cannot read the channel {folder}"):
-        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and not _is_skipped(path, folder))
     if not files:
         raise ClientError(f"the channel {folder} is empty: put RecordIO-Protobuf files there")
     return files
 
 
+def _is_skipped(path: Path, folder: Path) -> bool:
+    """Whether a file of a channel is hidden, itself or by a folder, or an empty marker such as Spark's `_SUCCESS`."""
+    is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return is_hidden or (path.name.startswith("_") and not path.stat().st_size)
+
+
+def _warn_of_special_tokens(folder: Path, counts: list[list[int]]) -> None:
+    """Log one warning where the data holds the tokens that training adds itself."""
+    found = [
+        f"{count:,} {SPECIAL_TOKENS[token]} on the {side} side"
+        for side, both in zip(SIDES, counts, strict=True)
+        for token, count in zip((BOS, EOS), both, strict=True)
+        if count
+    ]
+    if found:
+        logger.warning(
+            "the channel %s has %s: training and translation add these tokens themselves, so they come twice. "
+            "Remove them from the text and run `prepare` again",
+            folder, ", ".join(found),
+        )  # fmt: skip
+
+
 def _name_entry(folder: Path, files: list[Path]) -> str:
     """A name that changes whenever the files of the channel do."""
     with describe_os_errors(f"cannot read the channel {folder}"):
-        facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+        facts = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
         described = json.dumps([_FORMAT, str(folder.resolve()), facts])
     return hashlib.blake2b(described.encode(), digest_size=16).hexdigest()
 
 
 def _open_entry(path: Path) -> _Entry | None:
-    """Map a cache entry; `None` where there is none, or not a whole one."""
+    """Map a cache entry; `None` if there is none or it is damaged."""
     try:
         facts = json.loads((path / "entry.json").read_text())
         source, target = (_open_side(path, side, sum(facts["records"])) for side in SIDES)
         corpus = ParallelCorpus(source, target, facts["digest"])
-        return _Entry(corpus, facts["records"], tuple(facts["largest"]))
+        padding = PaddingCount(**facts["padding"])
+        return _Entry(corpus, facts["records"], tuple(facts["largest"]), facts["special_tokens"], padding)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
@@ -151,9 +199,9 @@ def _open_entry(path: Path) -> _Entry | None:
 def _open_side(path: Path, side: str, count: int) -> Sequences:
     values, offsets = (np.load(path / f"{side}.{name}.npy", mmap_mode="r") for name in ("values", "offsets"))
     if values.dtype != np.int32 or offsets.dtype != np.int64 or offsets.shape != (count + 1,):
-        raise ValueError(f"{side} is not as it was written")
+        raise ValueError(f"the arrays of the {side} side have a wrong type or shape")
     if offsets[0] != 0 or values.shape != (offsets[-1],):
-        raise ValueError(f"{side} is not whole")
+        raise ValueError(f"the arrays of the {side} side are cut short")
     return Sequences(np.asarray(values), np.asarray(offsets))
 
 
@@ -166,19 +214,20 @@ def _build_entry(path: Path, files: list[Path], stop_requested: Callable[[], boo
         with new_folder(path) as folder:
             _decode_files(files, folder, stop_requested)
     except ClientError:
+        # Another process may have built the same entry meanwhile.
         if _open_entry(path) is None:
             raise
-        # Another process has built the same entry meanwhile.
 
 
 def _decode_files(files: list[Path], folder: Path, stop_requested: Callable[[], bool]) -> None:
-    """Write the arrays of all files, and last what the entry holds."""
+    """Write the arrays of all files, and last the facts about them."""
     records = []
+    padding = PaddingCount()
     with ExitStack() as stack:
         sides = [_SideWriter(stack, folder, side) for side in SIDES]
         for file in files:
             count = 0
-            for chunk in read_records(file, SIDES):
+            for chunk in read_records(file, SIDES, padding):
                 if stop_requested():
                     raise StopRequested
                 for side, sequences in zip(sides, chunk, strict=True):
@@ -188,12 +237,18 @@ def _decode_files(files: list[Path], folder: Path, stop_requested: Callable[[], 
         largest = [side.finish() for side in sides]
     if not sum(records):
         raise ClientError(f"the channel {files[0].parent} holds no record in {len(files)} files: prepare it again")
-    digest = hashlib.blake2b(b"".join(side.digest() for side in sides), digest_size=16).hexdigest()
-    (folder / "entry.json").write_text(json.dumps({"records": records, "digest": digest, "largest": largest}))
+    facts = {
+        "records": records,
+        "digest": hashlib.blake2b(b"".join(side.digest() for side in sides), digest_size=16).hexdigest(),
+        "largest": largest,
+        "special_tokens": [side.special_tokens for side in sides],
+        "padding": asdict(padding),
+    }
+    (folder / "entry.json").write_text(json.dumps(facts))
 
 
 class _SideWriter:
-    """The two arrays of one side, on their way to disk."""
+    """Writes the two arrays of one side to disk and counts what is in them."""
 
     def __init__(self, stack: ExitStack, folder: Path, side: str) -> None:
         self.side = side
@@ -201,6 +256,7 @@ class _SideWriter:
         self.offsets = _ArrayWriter(stack, folder / f"{side}.offsets.npy", np.dtype(np.int64))
         self.offsets.append(np.zeros(1, dtype=np.int64))
         self.largest = -1
+        self.special_tokens = [0, 0]
         self.hashes = hashlib.blake2b(), hashlib.blake2b()
 
     def append(self, sequences: Sequences, file: Path, before: int) -> None:
@@ -215,6 +271,8 @@ class _SideWriter:
         self.offsets.append(sequences.offsets[1:] + self.values.length)
         self.values.append(sequences.values)
         self.largest = max(self.largest, int(sequences.values.max()))
+        for index, token in enumerate((BOS, EOS)):
+            self.special_tokens[index] += int(np.count_nonzero(sequences.values == token))
         self.hashes[0].update(sequences.values.tobytes())
         self.hashes[1].update(lengths.tobytes())
 
@@ -230,7 +288,7 @@ class _SideWriter:
 
 
 class _ArrayWriter:
-    """A one-dimensional `.npy` file that grows; its header has room for the length, which is written last."""
+    """Writes a one-dimensional `.npy` file of unknown length; `finish` writes the header again, with the length."""
 
     def __init__(self, stack: ExitStack, path: Path, dtype: np.dtype[Any]) -> None:
         self.stream = stack.enter_context(path.open("wb"))

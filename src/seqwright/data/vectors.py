@@ -1,7 +1,7 @@
-"""Word vectors in text files, as word2vec, GloVe and fastText leave them.
+"""Word vectors in text files, as word2vec, GloVe and fastText write them.
 
-A row is a word and its numbers, a space between each two. word2vec and fastText write a first line with the number of
-rows and the width; GloVe writes none, and has a few words with spaces in them.
+A row is a word and its numbers, separated by single spaces. word2vec and fastText write a first line with the number
+of rows and the width; GloVe writes none, and has a few words with spaces in them.
 """
 
 import math
@@ -17,36 +17,40 @@ from seqwright.data.text import read_blocks
 from seqwright.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from seqwright.errors import ClientError
 
+_ROWS = 64
+"""Rows read together: fewer than the lines of a text, as a row of wide vectors takes some 100 KB."""
+
 _HEADER = re.compile(r"\d{1,18} (\d{1,18})", re.ASCII)
 
 
 def read_vectors(
-    path: Path, vocabulary: Vocabulary, *, width: int, hyperparameter: str
+    path: str | Path, vocabulary: Vocabulary, *, width: int, hyperparameter: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Read the vectors of the words that a vocabulary has, N of them.
+    """Read the vectors of those N words that are in a vocabulary.
 
-    Of other words' rows only the width is checked; memory is bounded by the vocabulary. Of a word that comes twice,
-    the first row counts.
+    The rows of other words are only checked for their width, so that memory is bounded by the vocabulary. If a word
+    has several rows, the first one is used.
 
     Args:
-        path: UTF-8 text of vectors, unpacked where its name ends in `.gz`.
+        path: UTF-8 text of vectors, decompressed if its name ends in `.gz`.
         vocabulary: the words to look for, the special tokens included.
         width: numbers in a vector, E.
-        hyperparameter: the one that says so, for messages.
+        hyperparameter: the name of the hyperparameter that sets the width, for messages.
 
     Returns:
         The words' ids `[N]`, in the order of the file, and their vectors `[N, E]`.
 
     Raises:
-        ClientError: the file cannot be read or unpacked, is empty, or has none of the words; it or a row of it is of
-            another width; a number of a word that is looked for is none, or not finite in float32. The message names
-            the line.
+        ClientError: the file cannot be read or decompressed, is empty, or has none of the words; the file or one of
+            its rows has another width; the vector of a word of the vocabulary has a field that is not a number, or not
+            finite in float32. The message names the line.
     """
+    path = Path(path)
     lines = _lines(path)
     first = next(lines, None)
     if first is None:
         raise ClientError(f"{path} is empty: name a file with a word and its vector on each line")
-    has_header, found = _recognise(first[1], width)
+    has_header, found = _parse_first_line(first[1], width)
     if found != width:
         raise ClientError(
             f"{path}: line {first[0]:,}: these are vectors of {found} numbers, but {hyperparameter} is {width}: "
@@ -70,14 +74,14 @@ def read_vectors(
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, without white space at their ends, and their numbers from 1."""
-    lines = chain.from_iterable(read_blocks(path))
+    """The numbers, counted from 1, and contents of the lines that are not blank, without white space at their ends."""
+    lines = chain.from_iterable(read_blocks(path, _ROWS))
     for number, line in enumerate(lines, start=1):
         if stripped := line.rstrip():
             yield number, stripped
 
 
-def _recognise(line: str, width: int) -> tuple[bool, int]:
+def _parse_first_line(line: str, width: int) -> tuple[bool, int]:
     """Whether the first line is a header, and the width of the vectors; `width` where the line cannot tell."""
     if header := _HEADER.fullmatch(line):
         return True, int(header[1])
@@ -86,9 +90,10 @@ def _recognise(line: str, width: int) -> tuple[bool, int]:
 
 
 def _word(line: str, width: int, spaces: bool) -> str | None:
-    """The word before the last `width` fields; None where there are fewer fields, or more that are not a word's.
+    """The word before the last `width` fields of a line; None if the line does not fit the width.
 
-    With `spaces` a word may have some, but numbers alone after its first part belong to a vector that is too long.
+    With `spaces`, the word may have spaces in it; but if all its parts after the first are numbers, they belong to a
+    vector that is too long.
     """
     fields = line.count(" ")
     if fields == width:
@@ -114,7 +119,7 @@ def _vector(line: str, width: int, place: str) -> NDArray[np.float32]:
 
 
 def _number(text: str) -> float:
-    """The number that a text spells, NaN where it spells none."""
+    """A text as a number; NaN if it is not one."""
     try:
         return float(text)
     except ValueError:

@@ -9,6 +9,9 @@ from typing import Any, Self
 from seqwright.errors import ClientError
 from seqwright.files import describe_os_errors, writing
 
+MAX_VOCABULARY_BYTES = 128 << 20
+"""Bytes of the largest vocabulary file that is read: room for some millions of tokens."""
+
 PAD, UNK, BOS, EOS = range(4)
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<s>", "</s>")
 """The tokens whose ids are `PAD`, `UNK`, `BOS` and `EOS`, in every vocabulary."""
@@ -43,13 +46,13 @@ class Vocabulary:
     def from_counts(cls, counts: Mapping[str, int], max_words: int | None, min_count: int) -> Self:
         """Make the vocabulary that the original's preparation makes of word counts.
 
-        Words come by falling count; equal counts in reverse code-point order. Special tokens in `counts` are
-        left out: they have their ids already.
+        Words are sorted by falling count, words of the same count in reverse code-point order. Special tokens in
+        `counts` are ignored: they have their ids already.
 
         Args:
-            counts: how often every word was seen.
-            max_words: keep no more than so many words, the special tokens not counted; `None` keeps all.
-            min_count: leave out words seen less often.
+            counts: how often every word occurs.
+            max_words: keep at most this many words, the special tokens not counted; `None` keeps all.
+            min_count: leave out words that occur less often.
         """
         words = ((count, word) for word, count in counts.items() if count >= min_count and word not in SPECIAL_TOKENS)
         ordered = (word for _, word in sorted(words, reverse=True))
@@ -60,7 +63,7 @@ class Vocabulary:
         """Parse a JSON object of token to id.
 
         Args:
-            text: the document; bytes are UTF-8.
+            text: the document; bytes are UTF-8. A byte order mark is skipped.
             origin: what to call it in messages, its file name for one.
 
         Raises:
@@ -90,24 +93,27 @@ class Vocabulary:
         return cls(tokens[index] for index in range(len(tokens)))
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read a vocabulary file.
 
         Raises:
-            ClientError: the file cannot be read, or is not a vocabulary; see `from_json`.
+            ClientError: the file cannot be read, has more than `MAX_VOCABULARY_BYTES`, or is not a vocabulary; see
+                `from_json`.
         """
-        with describe_os_errors(f"cannot read the vocabulary {path}"):
-            text = path.read_bytes()
+        with describe_os_errors(f"cannot read the vocabulary {path}"), open(path, "rb") as stream:
+            text = stream.read(MAX_VOCABULARY_BYTES + 1)
+        if len(text) > MAX_VOCABULARY_BYTES:
+            raise _invalid(str(path), f"it has more than {MAX_VOCABULARY_BYTES >> 20} MiB")
         return cls.from_json(text, str(path))
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file that `load` and the original read.
 
         Raises:
             ClientError: the file cannot be written.
         """
         text = json.dumps(self._ids, indent=4, ensure_ascii=False)
-        with writing(path) as stream:
+        with writing(Path(path)) as stream:
             stream.write(text.encode())
 
     def ids(self, tokens: Iterable[str]) -> list[int]:
@@ -143,7 +149,7 @@ def _parse_pairs(text: str | bytes, origin: str) -> list[tuple[str, Any]]:
     """The members of the JSON object in `text`, repeated names included."""
     try:
         document = text.decode("utf-8") if isinstance(text, bytes) else text
-        pairs = json.loads(document, object_pairs_hook=_Members)
+        pairs = json.loads(document.removeprefix("\ufeff"), object_pairs_hook=_Members)
     except UnicodeDecodeError as error:
         raise _invalid(origin, f"it is not UTF-8 text (byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -159,7 +165,7 @@ def _parse_pairs(text: str | bytes, origin: str) -> list[tuple[str, Any]]:
 
 
 class _Members(list[tuple[str, Any]]):
-    """A JSON object in full, told apart from a JSON array."""
+    """The members of a JSON object, a type of its own to distinguish it from a JSON array."""
 
 
 def _invalid(origin: str, reason: str) -> ClientError:

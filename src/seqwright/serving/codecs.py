@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ValidationError
 
-from seqwright.data.frames import HEADER, MAGIC, Chunk, split_frames
-from seqwright.data.record_pb2 import Record
+from seqwright.data.frames import HEADER, MAGIC, split_payloads
+from seqwright.data.record import Record, new_record, parse_record
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
 from seqwright.inference.options import SearchOptions
@@ -135,14 +135,14 @@ def _decode_lines(body: bytes, source: _Source) -> list[Instance]:
 
 def _decode_records(body: bytes, source: _Source) -> list[Instance]:
     try:
-        frames = split_frames(Chunk(body, "the request", 0, 1, is_last=True), len(body))
+        payloads = split_payloads(body, "the request")
     except ClientError as error:
         raise bad_request("malformed_recordio", str(error)) from error
-    _check_count(len(frames.starts))
+    _check_count(len(payloads))
     instances = []
-    for number, (start, end) in enumerate(zip(frames.starts.tolist(), frames.ends.tolist(), strict=True)):
+    for number, payload in enumerate(payloads):
         try:
-            record = Record.FromString(body[start:end])
+            record = parse_record(payload)
         except DecodeError as error:
             raise bad_request("malformed_recordio", f"not a Record message: {error}", number) from error
         instances.append(source.of_ids(_ids_of(record, number), _configuration_of(record, number), number))
@@ -253,7 +253,7 @@ def encode(instances: Sequence[Instance], translations: Sequence[Translation], a
 
 def _record(instance: Instance, translation: Translation) -> bytes:
     """A framed record: the target's ids, and whatever else was asked for as JSON in its metadata."""
-    record = Record()
+    record = new_record()
     record.features["target"].int32_tensor.values.extend(translation.ids)
     if extras := _extras(instance, translation):
         record.metadata = _json(extras).decode()
