@@ -1,5 +1,6 @@
 """Progress and logs on standard error."""
 
+import contextlib
 import io
 import logging
 import subprocess
@@ -13,9 +14,12 @@ from rich.console import Console
 from seqwright.console import ConsoleHandler, can_show_bars, log_to, print_line
 
 
-@pytest.fixture
-def logger() -> Iterator[logging.Logger]:
-    """The logger of seqwright as a script finds it that has not set up logging: without pytest's own handlers."""
+@contextlib.contextmanager
+def fresh_logger() -> Iterator[logging.Logger]:
+    """The logger of seqwright as a script finds it that has not set up logging.
+
+    Not a fixture: pytest adds handlers of its own between a test's fixtures and the test.
+    """
     ours = logging.getLogger("seqwright")
     level, ours.propagate = ours.level, False
     ours.setLevel(logging.NOTSET)
@@ -24,29 +28,31 @@ def logger() -> Iterator[logging.Logger]:
     ours.setLevel(level)
 
 
-def test_the_log_is_printed_while_the_block_runs_and_not_after(logger: logging.Logger) -> None:
+def test_the_log_is_printed_while_the_block_runs_and_not_after() -> None:
     console = Console(file=io.StringIO())
-    with log_to(console):
-        logging.getLogger("seqwright.training").info("update %d", 7)
-    logging.getLogger("seqwright.training").info("update 8")
+    with fresh_logger() as logger:
+        with log_to(console):
+            logging.getLogger("seqwright.training").info("update %d", 7)
+        logging.getLogger("seqwright.training").info("update 8")
+        assert (logger.level, logger.handlers) == (logging.NOTSET, [])
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().endswith(" INFO] update 7\n")
-    assert (logger.level, logger.handlers) == (logging.NOTSET, [])
 
 
-def test_no_console_prints_no_log(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
-    with log_to(None):
+def test_no_console_prints_no_log(capsys: pytest.CaptureFixture[str]) -> None:
+    with fresh_logger() as logger, log_to(None):
         logger.info("update 7")
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_program_that_set_up_logging_keeps_its_own_handlers(logger: logging.Logger) -> None:
+def test_a_program_that_set_up_logging_keeps_its_own_handlers() -> None:
     console, own = Console(file=io.StringIO()), logging.StreamHandler(io.StringIO())
-    logger.addHandler(own)
-    logger.setLevel(logging.INFO)
-    with log_to(console):
-        logger.info("update 7")
-    logger.removeHandler(own)
+    with fresh_logger() as logger:
+        logger.addHandler(own)
+        logger.setLevel(logging.INFO)
+        with log_to(console):
+            logger.info("update 7")
+        logger.removeHandler(own)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == ""
     assert own.stream.getvalue() == "update 7\n"
