@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit docs proto clean
+.PHONY: demo test test-slow lint types unit docs proto clean
 
 demo: $(VENV)/.demo
 	$(BIN)/seqwright demo --output demo
@@ -19,11 +19,15 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+# The tests that take minutes and are marked slow, which `make test` leaves out.
+test-slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
 
 # Pages that are generated from the code.
 docs: $(VENV)/.dev
-	$(BIN)/python -m seqwright.hyperparameters > docs/hyperparameters.md
+	$(BIN)/seqwright hyperparameters --markdown > docs/hyperparameters.md
 
 # The protobuf classes, from src/seqwright/data/record.proto.
 proto: $(VENV)/.dev
