@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit docs clean
+.PHONY: demo test test-slow lint types unit docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/seqwright demo --output demo
@@ -21,9 +21,13 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
+# The tests that take minutes and are marked slow, which `make test` leaves out.
+test-slow: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow
+
 # Pages that are generated from the code.
 docs: $(VENV)/.dev
-	$(BIN)/python -m seqwright.hyperparameters > docs/hyperparameters.md
+	$(BIN)/seqwright hyperparameters --markdown > docs/hyperparameters.md
 
 # torch goes first and alone, by its pin: whatever needs it then takes it as it is.
 $(VENV)/.demo: pyproject.toml constraints.txt

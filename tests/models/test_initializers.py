@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.initializers import fan, initialize
 from seqwright.models.rnn import RecurrentCell
+from seqwright.models.seq2seq import build_model, initialize_model
 
 
 def filled(module: nn.Module, seed: int = 1, **changes: object) -> nn.Module:
@@ -41,7 +43,35 @@ def test_biases_start_at_zero_and_recurrent_weights_orthogonal() -> None:
     torch.testing.assert_close(state["weight_hh"].t() @ state["weight_hh"], 2 * torch.eye(12))
 
 
-def test_the_seed_decides() -> None:
+def test_the_same_seed_gives_the_same_parameters() -> None:
     first, same, other = (filled(nn.Linear(8, 8), seed).state_dict()["weight"] for seed in (1, 1, 2))
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
+
+
+def test_a_parameter_without_a_rule_is_refused_and_nothing_is_filled() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(ValueError, match=r"initialise 1\.weight, of shape \[4\]"):
+        filled(module)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize(("encoder", "decoder"), [("rnn", "cnn"), ("cnn", "rnn")])
+@pytest.mark.parametrize("attention", ["dot", "fixed", "mlp", "bilinear"])
+def test_biases_of_our_models_start_at_zero_and_nothing_else_does(encoder: str, decoder: str, attention: str) -> None:
+    settings = Hyperparameters.parse(
+        {
+            "encoder_type": encoder,
+            "decoder_type": decoder,
+            "rnn_attention_type": attention,
+            "rnn_num_hidden": 4,
+            "cnn_num_hidden": 4,
+            "num_embed_source": 4,
+            "num_embed_target": 4,
+        }
+    )
+    model = build_model(settings, 9, 9)
+    initialize_model(model, settings, seed=1)
+    for name, parameter in model.named_parameters():
+        assert bool(parameter.any()) != ("bias" in name), name

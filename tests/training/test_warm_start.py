@@ -19,7 +19,7 @@ from seqwright.errors import ClientError
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import build_model, initialize_model
 from seqwright.training.job import Channels, train
-from seqwright.training.warm_start import Start, fixed_by, take_parameters
+from seqwright.training.warm_start import Start, take_parameters
 from tests.toy import SETTINGS, prepared
 
 STILL: dict[str, object] = {"learning_rate": 1e-12, "max_num_batches": 1}
@@ -130,7 +130,7 @@ def test_whatever_changes_a_models_parameters_is_fixed(encoder: str, decoder: st
         with torch.device("meta"):
             return {name: tensor.shape for name, tensor in build_model(values, 9, 10).state_dict().items()}
 
-    fixed = fixed_by(settings)
+    fixed = settings.names_that_fix_shapes()
     for name, default in settings.to_json_dict().items():
         value = other.get(name, default + 2 if type(default) is int and default > 0 else default)
         if shapes(Hyperparameters.model_construct(**{**dict(settings), name: value})) != shapes(settings):

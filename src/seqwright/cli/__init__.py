@@ -5,9 +5,6 @@ fault, 2 when the user can mend it, 128 and the signal's number when a signal en
 """
 
 import contextlib
-import errno
-import io
-import os
 import signal
 import sys
 import traceback
@@ -17,44 +14,60 @@ from typing import Annotated
 import typer
 
 import seqwright
-from seqwright.cli.console import say, set_up_logging
+from seqwright.cli.console import StandardOutputError, discard_output, say, set_up_logging, set_up_output
 from seqwright.cli.demo import demo_command
 from seqwright.cli.evaluate import evaluate_command
+from seqwright.cli.hyperparameters import hyperparameters_command
 from seqwright.cli.import_sockeye import import_sockeye_command
+from seqwright.cli.options import add_commands
 from seqwright.cli.prepare import prepare_command
 from seqwright.cli.sagemaker import sagemaker_app
 from seqwright.cli.serve import serve_command
 from seqwright.cli.train import train_command
 from seqwright.cli.translate import translate_command
-from seqwright.errors import ClientError, SeqwrightError
+from seqwright.errors import AlgorithmError, ClientError, SeqwrightError, client_error_from
 from seqwright.interrupts import STOP_SIGNALS, exit_on_signals
 
 INTERRUPTED = [128 + number for number in STOP_SIGNALS]
 """The exit statuses of a command that a signal ended."""
 
 app = typer.Typer(
-    name="seqwright", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    name="seqwright",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("prepare")(prepare_command)
-app.command("train")(train_command)
-app.command("translate")(translate_command)
-app.command("evaluate")(evaluate_command)
-app.command("serve")(serve_command)
-app.command("import-sockeye")(import_sockeye_command)
-app.command("demo")(demo_command)
-app.add_typer(sagemaker_app, name="sagemaker")
+add_commands(
+    app,
+    {
+        "prepare": prepare_command,
+        "train": train_command,
+        "translate": translate_command,
+        "evaluate": evaluate_command,
+        "serve": serve_command,
+        "import-sockeye": import_sockeye_command,
+        "hyperparameters": hyperparameters_command,
+        "demo": demo_command,
+    },
+)
+app.add_typer(sagemaker_app, name="sagemaker", short_help=sagemaker_app.info.help)
 
 
-def _say_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"seqwright {seqwright.__version__}")
         raise typer.Exit
 
 
+class _State:
+    debug = False
+
+
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", help="Say the version and end.", callback=_say_version, is_eager=True)
+        bool, typer.Option("--version", help="Print the version and end.", callback=_print_version, is_eager=True)
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
 ) -> None:
@@ -63,13 +76,35 @@ def options(
     set_up_logging()
 
 
-class _State:
-    debug = False
+def main() -> None:
+    """Run the command line; errors become one message and an exit status."""
+    set_up_output()
+    try:
+        with exit_on_signals(signal.SIGTERM, signal.SIGHUP), _flushed():
+            app()
+    except BrokenPipeError:  # whatever read the results has seen enough
+        discard_output()
+        sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the one the other, and prints nothing
+        code = ended.code if isinstance(ended, SystemExit) else 128 + signal.SIGINT
+        if code in INTERRUPTED:
+            say("interrupted")
+        sys.exit(code)
+    except Exception as error:
+        if _State.debug:
+            say(traceback.format_exc().rstrip())
+        if isinstance(error, StandardOutputError):
+            discard_output()
+        told = _as_seqwright_error(error)
+        say(f"{'ClientError' if isinstance(told, ClientError) else 'AlgorithmError'}: {told}")
+        if told is not error and isinstance(told, AlgorithmError) and not _State.debug:
+            say("This is a fault of seqwright: run again with --debug and report what it prints.")
+        sys.exit(told.exit_code)
 
 
 @contextlib.contextmanager
 def _flushed() -> Iterator[None]:
-    """Write all of standard output while it can still be told that it cannot be."""
+    """Write all of standard output at the end of the block, while an error in doing so can still be reported."""
     try:
         yield
     finally:
@@ -77,49 +112,14 @@ def _flushed() -> Iterator[None]:
             sys.stdout.flush()
 
 
-def _trace() -> None:
-    """Where the error comes from, where that was asked for; without the credentials of its URLs."""
-    if _State.debug:
-        say(traceback.format_exc().rstrip())
+def _as_seqwright_error(error: Exception) -> SeqwrightError:
+    """What to tell the user of any error: whether it can be mended, and how."""
+    if isinstance(error, SeqwrightError):
+        return error
+    if known := client_error_from(error):
+        return known
+    from seqwright.devices import is_out_of_memory
 
-
-def _discard_output() -> None:
-    """What cannot be written is not to be tried again when Python ends."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-
-
-def main() -> None:
-    """Run the command line; errors become one message and an exit status."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # as files of results are, whatever the locale
-    try:
-        with exit_on_signals(signal.SIGTERM, signal.SIGHUP), _flushed():
-            app()
-    except SeqwrightError as error:
-        _trace()
-        say(f"{type(error).__name__}: {error}")
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the one the other, and says nothing
-        code = ended.code if isinstance(ended, SystemExit) else 128 + signal.SIGINT
-        if code in INTERRUPTED:
-            say("interrupted")
-        sys.exit(code)
-    except BrokenPipeError:
-        _discard_output()
-        sys.exit(1)
-    except Exception as error:
-        _trace()
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            _discard_output()
-            say("ClientError: cannot write standard output: no space left on device")
-            sys.exit(ClientError.exit_code)
-        from seqwright.devices import is_out_of_memory
-
-        if is_out_of_memory(error):
-            say("ClientError: there is not enough memory: make the model, the batch size or the beam size smaller")
-            sys.exit(ClientError.exit_code)
-        say(f"AlgorithmError: {type(error).__name__}: {error}")
-        if not _State.debug:
-            say("This is a fault of seqwright: run again with --debug and report what it prints.")
-        sys.exit(1)
+    if is_out_of_memory(error):
+        return ClientError("there is not enough memory: make the model, the batch size or the beam size smaller")
+    return AlgorithmError(f"{type(error).__name__}: {error}")

@@ -1,63 +1,93 @@
-"""The terminal that commands share, so that log lines appear above a progress bar and not in it."""
+"""The streams of a command: messages and the log go to standard error, results to standard output."""
 
-import contextlib
-import logging
+import io
+import os
 import sys
-from typing import TextIO, cast
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+import seqwright.console
+from seqwright.console import STDERR, print_line
+from seqwright.errors import ClientError
 from seqwright.remote import without_secrets
 
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
-class _StandardError:
-    """Standard error as it is at the time; what cannot be written is lost, for a log is no reason to end."""
-
-    @property
-    def _stream(self) -> TextIO | None:
-        behind_a_progress_bar: TextIO | None = getattr(sys.stderr, "rich_proxied_file", sys.stderr)
-        return behind_a_progress_bar
-
-    @property
-    def encoding(self) -> str:
-        return self._stream.encoding if self._stream else "utf-8"
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            if self._stream:
-                self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._stream:
-                self._stream.flush()
-
-    def isatty(self) -> bool:
-        return self._stream is not None and self._stream.isatty()
-
-
-STDERR = Console(stderr=True, file=cast(TextIO, _StandardError()))
-"""Standard error: progress and logs."""
+__all__ = ["STDERR", "StandardOutputError", "discard_output", "say", "set_up_logging", "set_up_output"]
 
 
 def say(text: str) -> None:
-    """Print a line to standard error, however long, without the credentials of URLs."""
-    STDERR.print(without_secrets(text), markup=False, highlight=False, emoji=False, soft_wrap=True)
-
-
-class ConsoleHandler(logging.Handler):
-    """Prints log records to standard error, a line each."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
-        say(self.format(record))
+    """Print a message to standard error, without the credentials of URLs."""
+    print_line(STDERR, without_secrets(text))
 
 
 def set_up_logging() -> Console:
-    """Show the log of seqwright from INFO on, and of everything else from WARNING on; gives the terminal."""
-    handler = ConsoleHandler()
-    handler.setFormatter(logging.Formatter("[%(asctime)s %(levelname)s] %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("seqwright").setLevel(logging.INFO)
-    return STDERR
+    """Set up logging as `seqwright.console.set_up_logging` does, without the credentials of URLs."""
+    return seqwright.console.set_up_logging(without_secrets)
+
+
+class StandardOutputError(ClientError):
+    """Standard output cannot be written."""
+
+
+class _StandardOutput(io.RawIOBase):
+    """Standard output without a buffer, whose errors can be told from those of other files.
+
+    Args:
+        descriptor: its file descriptor, which stays open.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write `data`, or the first bytes of it, and return how many.
+
+        Raises:
+            StandardOutputError: the disk is full, for example.
+            BrokenPipeError: nobody reads it any more.
+        """
+        try:
+            return os.write(self._descriptor, data)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StandardOutputError(f"cannot write standard output: {reason[:1].lower()}{reason[1:]}") from error
+
+
+def set_up_output() -> None:
+    """Write standard output in UTF-8, as result files are, whatever the locale; and tell its errors from others.
+
+    Where a program has replaced `sys.stdout`, only the encoding is set.
+    """
+    if sys.stdout is not sys.__stdout__:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
+        return
+    if sys.stdout is None:  # closed by whoever started the process
+        return
+    sys.stdout = io.TextIOWrapper(
+        io.BufferedWriter(_StandardOutput(sys.stdout.fileno())),
+        encoding="utf-8",
+        line_buffering=sys.stdout.line_buffering,
+        write_through=sys.stdout.write_through,
+    )
+
+
+def discard_output() -> None:
+    """Drop what standard output has buffered and cannot write, so that Python does not try again when it ends."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from seqwright.cli.console import set_up_logging
-from seqwright.cli.options import TimeoutOption
+from seqwright.cli.options import TimeoutOption, add_commands
 from seqwright.errors import ClientError
 from seqwright.interrupts import exit_on_sigterm, stop_on_signals
 from seqwright.remote import require_local
@@ -19,7 +19,6 @@ sagemaker_app = typer.Typer(
 RootOption = Annotated[Path, typer.Option(help="Where the platform's files are.")]
 
 
-@sagemaker_app.command("train")
 def train_command(
     root: RootOption = Path("/opt/ml"),
     timeout: TimeoutOption = 600.0,
@@ -32,7 +31,6 @@ def train_command(
         raise typer.Exit(run_training(root, set_up_logging, timeout, stop_requested))
 
 
-@sagemaker_app.command("serve")
 def serve_command(
     root: RootOption = Path("/opt/ml"),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - as the contract has it
@@ -52,3 +50,6 @@ def serve_command(
 
         with usable_model(Paths(root).model) as model:
             serve(model, host=host, port=port)
+
+
+add_commands(sagemaker_app, {"train": train_command, "serve": serve_command})

@@ -27,9 +27,12 @@ class Format(enum.StrEnum):
 def translate_command(
     model: ModelOption,
     input: Annotated[  # noqa: A002 - the option is called --input
-        str | None, path_option(help="Text, .jsonl or .rec file; text from standard input if not given or -.")
+        str | None,
+        path_option(help="Text, .jsonl or .rec file; text from standard input if not given.", standard_stream=True),
     ] = None,
-    output: Annotated[str | None, path_option(help="File to write; standard output if not given or -.")] = None,
+    output: Annotated[
+        str | None, path_option(help="File to write; standard output if not given.", standard_stream=True)
+    ] = None,
     beam_size: BeamSizeOption = None,
     nbest: Annotated[
         int, typer.Option(min=1, max=10_000, help="Translations a sequence, best first, as many lines of text.")

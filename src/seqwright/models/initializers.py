@@ -20,8 +20,8 @@ def initialize(
 ) -> None:
     """Fill every parameter of `module` in place, in the order in which it lists them.
 
-    Biases start at zero, recurrent weights (`weight_hh`) as scaled orthogonal matrices, and all others by
-    `weight_init_type`:
+    Biases, whose names start with `bias`, start at zero; recurrent weights (`weight_hh`) as scaled orthogonal matrices;
+    and other matrices and convolution kernels by `weight_init_type`:
 
     - `uniform`: from `[-scale, scale)`.
     - `xavier`: uniform in `±sqrt(scale / fan)` (Glorot and Bengio 2010); the fan is the inputs of a unit (`in`), the
@@ -33,16 +33,31 @@ def initialize(
         scale: the magnitude in the formulas above.
         xavier_factor_type: `in`, `out` or `avg`.
         generator: the source of randomness; the same state gives the same parameters.
+
+    Raises:
+        ValueError: there is no rule for a parameter, such as the weights of a layer normalisation, which must not start
+            at zero. Nothing was filled.
     """
     for name, parameter in module.named_parameters():
-        leaf = name.rsplit(".", 1)[-1]
-        if parameter.dim() < 2:
+        if parameter.dim() < 2 and not _is_bias(name):
+            raise ValueError(f"no rule says how to initialise {name}, of shape {list(parameter.shape)}: add one here")
+    for name, parameter in module.named_parameters():
+        if _is_bias(name):
             nn.init.zeros_(parameter)
-        elif leaf.startswith("weight_hh"):
+        elif _own_name(name).startswith("weight_hh"):
             orthogonal_(parameter, generator)
         else:
             reach = scale if weight_init_type == "uniform" else math.sqrt(scale / fan(parameter, xavier_factor_type))
             nn.init.uniform_(parameter, -reach, reach, generator=generator)
+
+
+def _own_name(name: str) -> str:
+    """The name that a parameter has in its own module: `bias` of `encoder.layers.0.bias`."""
+    return name.rsplit(".", 1)[-1]
+
+
+def _is_bias(name: str) -> bool:
+    return _own_name(name).startswith("bias")
 
 
 def fan(weight: Tensor, factor_type: str) -> float:

@@ -15,16 +15,7 @@ from seqwright.files import describe_os_errors, read_json_object, require_absent
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.locks import lock_path, locked
 
-MAY_CHANGE = frozenset(
-    {
-        "max_num_batches",
-        "max_num_epochs",
-        "min_num_epochs",
-        "checkpoint_threshold",
-        "bleu_sample_size",
-        "beam_size",
-    }
-)
+MAY_CHANGE = Hyperparameters.names_that_may_change_on_resume()
 """Hyperparameters that a resumed run may set anew: they bound or watch training, but do not shape it."""
 
 RUN = "run.json"

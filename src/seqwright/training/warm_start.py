@@ -23,9 +23,6 @@ SOURCE_ROWS = frozenset({SOURCE_EMBEDDING})
 TARGET_ROWS = frozenset({TARGET_EMBEDDING, "output_layer.weight", "output_layer.bias"})
 """Parameters with a row for every token of the source, and of the target, by name."""
 
-WITH_POSITIONS = frozenset({"cnn"})
-"""Kinds of encoder and decoder that learn a vector for every position up to the longest sequence."""
-
 logger = logging.getLogger(__name__)
 
 
@@ -114,7 +111,7 @@ def settle(origin: Origin, given: Hyperparameters | Mapping[str, object]) -> Hyp
         raise ClientError(f"{error}\nhyperparameters that you do not give are those of {origin.start.model}") from error
     changed = [
         f"hyperparameter {name}: {getattr(settings, name)} differs from the start model's {getattr(base, name)}"
-        for name in fixed_by(base)
+        for name in base.names_that_fix_shapes()
         if not _agree(settings, base, name)
     ]
     if changed:
@@ -130,24 +127,6 @@ def _agree(left: Hyperparameters, right: Hyperparameters, name: str) -> bool:
     if name == "rnn_first_residual_layer" and not (left.rnn_residual_connections and right.rnn_residual_connections):
         return True
     return bool(getattr(left, name) == getattr(right, name))
-
-
-def fixed_by(settings: Hyperparameters) -> list[str]:
-    """The hyperparameters that a model cannot change any more: they shape its parameters or decide what they mean.
-
-    Those are the groups `architecture` and that of each kind of network in the model, but for dropout, and the
-    longest sequence of a side whose network learns positions.
-    """
-    kinds = {"source": settings.encoder_type, "target": settings.decoder_type}
-    groups = {"architecture", *kinds.values()}
-    names = [
-        name
-        for name, field in Hyperparameters.model_fields.items()
-        if isinstance(field.json_schema_extra, dict)
-        and field.json_schema_extra["group"] in groups
-        and "dropout" not in name
-    ]
-    return names + [f"max_seq_len_{side}" for side, kind in kinds.items() if kind in WITH_POSITIONS]
 
 
 def freeze(model: Seq2Seq, start: Start) -> None:
