@@ -1,4 +1,4 @@
-"""Starting the processes of one host that train together, and ending them together."""
+"""Starting the training processes of one host, and ending them together."""
 
 import contextlib
 import logging
@@ -19,7 +19,7 @@ import torch
 
 from seqwright.errors import AlgorithmError, SeqwrightError
 from seqwright.processes import starting
-from seqwright.training.parallel import TIMEOUT, LostContactError, Place
+from seqwright.training.group import TIMEOUT, LostContactError, ProcessRank
 from seqwright.training.progress import Progress
 
 if TYPE_CHECKING:  # not everywhere is there a fork server
@@ -28,67 +28,70 @@ if TYPE_CHECKING:  # not everywhere is there a fork server
 logger = logging.getLogger(__name__)
 
 _GRACE = 10.0
-"""Seconds that processes have to end, and to say what was wrong with them, after one has failed."""
+"""Seconds that the other processes have to end and to report their errors after one has failed."""
 
-IMPORTED_ONCE = ["seqwright.training.job", "torch._dynamo"]
-"""What a server process imports, seconds of work, before it forks all others; optimizers need the second."""
+PRELOADED = ["seqwright.training.preload"]
+"""Imported once by the fork server, which takes seconds, before it forks the processes that train."""
 
-Work = Callable[[Place, Callable[[], bool]], Progress]
-"""What every process does: told its place, and how to ask whether to stop."""
+Work = Callable[[ProcessRank, Callable[[], bool]], Progress]
+"""What every process does, given its rank and a function that says whether to stop."""
 
 
 @dataclass(frozen=True)
-class Hosts:
-    """All hosts that train together.
+class Cluster:
+    """The hosts that train together, as one of them sees them; by default this host is alone.
 
     Attributes:
-        count: how many there are.
-        number: which of them this is.
-        name: what it is called.
-        address: host and port where all processes meet, the first host's; None, on a single host, for a free port.
+        num_hosts: how many there are.
+        host_rank: which of them this is, from 0.
+        host_name: what this one is called in log lines and messages.
+        address: name or address and port where all processes meet, on the host of rank 0; None, on a single host, for a
+            free port.
         timeout: seconds that processes wait for each other.
     """
 
-    count: int = 1
-    number: int = 0
-    name: str = "localhost"
+    num_hosts: int = 1
+    host_rank: int = 0
+    host_name: str = "localhost"
     address: tuple[str, int] | None = None
     timeout: float = TIMEOUT
 
 
-def run_processes(work: Work, count: int, stop_requested: Callable[[], bool], hosts: Hosts | None = None) -> Progress:
-    """Do `work` in `count` processes of this host, as many as every other host has, and return what the first gives.
+def run_processes(
+    work: Work, count: int, stop_requested: Callable[[], bool], cluster: Cluster | None = None
+) -> Progress:
+    """Do `work` in `count` new processes, as every other host does, and return the result of this host's first one.
 
-    Where one fails all end, and the error is its own, not that of those who lost it. They also end with this process,
-    however it ends. Signals are for this process; it hands on what `stop_requested` says.
+    If one fails, all are ended, and its error is raised rather than those of the others, which lost contact with it.
+    They also end with this process, however it ends. This process receives signals, and passes on `stop_requested`.
 
     Args:
-        work: importable by name, its arguments picklable: `functools.partial` of a module's function.
-        count: the processes.
+        work: importable by name, with arguments that can be pickled: `functools.partial` of a module's function.
+        count: how many processes.
         stop_requested: asked all the time.
-        hosts: the hosts, where there are others.
+        cluster: the hosts, if there are several.
 
     Raises:
-        SeqwrightError: what a process raised.
-        AlgorithmError: a process raised something else, or was killed.
+        SeqwrightError: the error of a process.
+        AlgorithmError: a process raised another exception, or was killed.
     """
-    hosts = hosts or Hosts()
-    address = hosts.address or ("127.0.0.1", _free_port())
+    cluster = cluster or Cluster()
+    address = cluster.address or ("127.0.0.1", _free_port())
     context: ForkServerContext | SpawnContext = multiprocessing.get_context("spawn")
     if "forkserver" in multiprocessing.get_all_start_methods():
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(IMPORTED_ONCE)
+        context.set_forkserver_preload(PRELOADED)
         with starting():
             forkserver.ensure_running()
     processes: dict[Connection, BaseProcess] = {}
     threads = max(1, torch.get_num_threads() // count)
     try:
         for number in range(count):
-            rank, size = hosts.number * count + number, hosts.count * count
-            place = Place(rank, size, number, address, hosts.name, hosts.timeout)
+            rank, size = cluster.host_rank * count + number, cluster.num_hosts * count
+            process_rank = ProcessRank(rank, size, number, address, cluster.host_name, cluster.timeout)
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_run, args=(work, place, threads, theirs), name=f"seqwright-train-{rank}", daemon=True
+                target=_run, args=(work, process_rank, threads, theirs), name=f"seqwright-train-{rank}", daemon=True
             )
             process.start()
             theirs.close()
@@ -96,54 +99,53 @@ def run_processes(work: Work, count: int, stop_requested: Callable[[], bool], ho
         return _watch(processes, stop_requested)
     finally:
         for connection, ended in processes.items():
-            ended.kill()  # they leave nothing half-written: that is done, or they have failed
+            ended.kill()  # either they have sent their result and written everything, or they have failed
             ended.join()
             connection.close()
 
 
 def _watch(processes: dict[Connection, BaseProcess], stop_requested: Callable[[], bool]) -> Progress:
-    """Wait for all processes: what the first gave, or the error that counts."""
-    open_connections, answers = list(processes), list[Progress]()
-    errors: list[SeqwrightError] = []
-    first = open_connections[0]
-    told, until = False, float("inf")
-    while open_connections and time.monotonic() < until:
-        if stop_requested() and not told:
-            told = True
-            for connection in open_connections:
+    """Wait for all processes; returns the result of the first, or raises the error that explains the others."""
+    running, results, errors = list(processes), list[Progress](), list[SeqwrightError]()
+    first = running[0]
+    is_stop_sent, deadline = False, float("inf")
+    while running and time.monotonic() < deadline:
+        if stop_requested() and not is_stop_sent:
+            is_stop_sent = True
+            for connection in running:
                 with contextlib.suppress(OSError):
                     connection.send("stop")
-        for ready in wait(open_connections, timeout=0.2):
-            assert isinstance(ready, Connection)  # noqa: S101 - what was waited for
-            open_connections.remove(ready)
+        for ready in wait(running, timeout=0.2):
+            assert isinstance(ready, Connection)  # noqa: S101 - only connections are waited for
+            running.remove(ready)
             try:
-                answer: Progress | SeqwrightError = ready.recv()
+                result: Progress | SeqwrightError = ready.recv()
             except (EOFError, OSError):
                 processes[ready].join(_GRACE)
-                answer = AlgorithmError(_how_it_ended(processes[ready]))
-            if isinstance(answer, SeqwrightError):
-                errors.append(answer)
-                until = min(until, time.monotonic() + _GRACE)
+                result = AlgorithmError(_describe_end(processes[ready]))
+            if isinstance(result, SeqwrightError):
+                errors.append(result)
+                deadline = min(deadline, time.monotonic() + _GRACE)
             elif ready is first:
-                answers.append(answer)
+                results.append(result)
     if errors:
         raise min(errors, key=lambda error: isinstance(error, LostContactError))
-    return answers[0]
+    return results[0]
 
 
 def _listen(connection: Connection, stop: threading.Event) -> None:
-    """Hear when to stop; and end where the process that started this one is no more."""
+    """Set `stop` when told to; end this process when the one that started it has ended."""
     with contextlib.suppress(EOFError, OSError):
         while connection.recv() == "stop":
             stop.set()
     os._exit(1)
 
 
-def _how_it_ended(process: BaseProcess) -> str:
+def _describe_end(process: BaseProcess) -> str:
     code = process.exitcode
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        return f"{process.name} was ended by {name}" + (", for want of memory perhaps" if name == "SIGKILL" else "")
+        return f"{process.name} was ended by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
     return f"{process.name} ended without a result (exit code {code})"
 
 
@@ -153,17 +155,17 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _run(work: Work, place: Place, threads: int, connection: Connection) -> None:
-    """A process: do the work and send what comes of it."""
+def _run(work: Work, process_rank: ProcessRank, threads: int, connection: Connection) -> None:
+    """The main function of a process: do the work and send the result or the error."""
     torch.set_num_threads(threads)
     stop = threading.Event()
     threading.Thread(target=_listen, args=(connection, stop), daemon=True).start()
     result: Progress | SeqwrightError
     try:
-        result = work(place, stop.is_set)
+        result = work(process_rank, stop.is_set)
     except SeqwrightError as error:
         result = error
     except Exception as error:
-        logger.exception("process %d failed", place.rank)
+        logger.exception("process %d failed", process_rank.rank)
         result = AlgorithmError(f"{type(error).__name__}: {error}")
     connection.send(result)
