@@ -4,6 +4,7 @@ import logging
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,7 +175,7 @@ def test_a_text_gives_one_translation_and_a_sequence_of_texts_a_list(translator:
 
 
 @pytest.mark.parametrize("options", [{"max_output_length": -1}, {"nbest": 0}, {"beam_size": 0}, {"beam_sise": 1}])
-def test_options_that_are_not_valid_are_refused(options: dict[str, int], translator: Translator) -> None:
+def test_options_that_are_not_valid_are_refused(options: dict[str, Any], translator: Translator) -> None:
     with pytest.raises(ClientError):
         translator.translate("w5", **options)
 

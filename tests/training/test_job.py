@@ -18,7 +18,7 @@ from seqwright.inference.evaluation import evaluate
 from seqwright.inference.translator import Translator
 from seqwright.training.checkpoints import FORMAT_VERSION
 from seqwright.training.job import Channels, train
-from seqwright.training.launch import Hosts
+from seqwright.training.launch import Cluster
 from seqwright.training.progress import Monitor, Progress, Update
 from tests.toy import SETTINGS, prepared
 
@@ -234,7 +234,7 @@ def test_quality_metric_lines_follow_the_contract(
 ) -> None:
     with caplog.at_level(logging.INFO):
         settings = {**SETTINGS, "max_num_batches": 4, "bleu_sample_size": 3}
-        train(channels, tmp_path / "model", settings, precision="fp32", hosts=Hosts(name="algo-1"))
+        train(channels, tmp_path / "model", settings, precision="fp32", cluster=Cluster(host_name="algo-1"))
     lines = [line for line in caplog.messages if line.startswith("#quality_metric")]
     pattern = r"#quality_metric: host=algo-1, epoch=0, batch=4, (train|validation) (\w+) <score>=([\d.e+-]+)"
     found = [re.fullmatch(pattern, line) for line in lines]

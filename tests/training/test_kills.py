@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from seqwright.cli import main
-from seqwright.training.launch import IMPORTED_ONCE
+from seqwright.training.launch import PRELOADED
 from tests.toy import SETTINGS, prepared
 
 UPDATES = 300
@@ -38,7 +38,7 @@ def seqwright(arguments: list[str]) -> None:
 def start(arguments: list[str]) -> BaseProcess:
     """Start the command without the seconds that importing PyTorch takes."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED_ONCE)
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=seqwright, args=(arguments,))
     process.start()
     return process

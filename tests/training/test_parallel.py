@@ -19,11 +19,12 @@ from seqwright.data.batches import Batch
 from seqwright.errors import AlgorithmError, ClientError
 from seqwright.models.loss import BatchLoss, batch_loss
 from seqwright.models.seq2seq import Seq2Seq
-from seqwright.training import parallel, trainer
+from seqwright.training import rendezvous, trainer
+from seqwright.training.group import LostContactError, ProcessRank
 from seqwright.training.job import Channels, train
-from seqwright.training.launch import Hosts, run_processes
-from seqwright.training.parallel import LostContactError, Place, joined
+from seqwright.training.launch import Cluster, run_processes
 from seqwright.training.progress import Monitor, Progress, Update
+from seqwright.training.rendezvous import join_group
 from seqwright.training.warm_start import Start
 from tests.toy import SETTINGS, prepared
 
@@ -145,9 +146,9 @@ def test_the_error_of_a_process_is_told_as_its_own(data: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def fail(which: int, how: Callable[[], object], place: Place, stop_requested: Callable[[], bool]) -> Progress:
+def fail(which: int, how: Callable[[], object], process: ProcessRank, stop_requested: Callable[[], bool]) -> Progress:
     """Exchange something again and again; one process fails on the way."""
-    with joined(place, torch.device("cpu")) as group:
+    with join_group(process, torch.device("cpu")) as group:
         for number in range(1000):
             group.sum(number)
             if group.rank == which and number == 3:
@@ -155,10 +156,10 @@ def fail(which: int, how: Callable[[], object], place: Place, stop_requested: Ca
     return Progress()
 
 
-def look_at_policies(place: Place, stop_requested: Callable[[], bool]) -> Progress:
+def look_at_policies(process: ProcessRank, stop_requested: Callable[[], bool]) -> Progress:
     """Complain where gloo's threads may interrupt those that compute, or these are not what they were."""
     before = os.sched_getscheduler(0)
-    with joined(place, torch.device("cpu")) as group:
+    with join_group(process, torch.device("cpu")) as group:
         group.sum(0)
         names = {int(task.name): (task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
         gloo = {os.sched_getscheduler(number) for number, name in names.items() if "gloo" in name}
@@ -203,31 +204,33 @@ def test_a_first_host_whose_name_is_not_known_yet_is_waited_for(monkeypatch: pyt
         return known("127.0.0.1", *arguments[1:], **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(socket, "getaddrinfo", look)
-    assert parallel._own_address("first", 7, time.monotonic() + 60) == "127.0.0.1"
+    assert rendezvous._own_address("first", 7, time.monotonic() + 60) == "127.0.0.1"
     assert len(asked) == 3
     asked.clear()
     with pytest.raises(socket.gaierror):
-        parallel._own_address("first", 7, time.monotonic())
+        rendezvous._own_address("first", 7, time.monotonic())
 
 
 def test_hosts_that_are_not_met_are_named_after_a_bounded_wait() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-        hosts = Hosts(2, 1, "second", ("127.0.0.1", port), timeout=3)
+        cluster = Cluster(2, 1, "second", ("127.0.0.1", port), timeout=3)
         started = time.monotonic()
         with pytest.raises(ClientError, match=rf"did not meet the others at 127\.0\.0\.1:{port} within 3 seconds"):
-            run_processes(partial(fail, 9, kill), 1, lambda: False, hosts)
+            run_processes(partial(fail, 9, kill), 1, lambda: False, cluster)
         assert time.monotonic() - started < 60
 
 
 def test_a_stop_while_others_are_waited_for_ends_at_once_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        hosts = Hosts(2, 1, "second", ("127.0.0.1", closed.getsockname()[1]), timeout=500)
+        cluster = Cluster(2, 1, "second", ("127.0.0.1", closed.getsockname()[1]), timeout=500)
         started = time.monotonic()
         channels, output = Channels.under(data), tmp_path / "model"
-        progress = train(channels, output, SETTINGS, hosts=hosts, stop_requested=lambda: time.monotonic() > started + 1)
+        progress = train(
+            channels, output, SETTINGS, cluster=cluster, stop_requested=lambda: time.monotonic() > started + 1
+        )
     assert progress.updates == 0
     assert time.monotonic() - started < 100
     assert not list(tmp_path.iterdir())

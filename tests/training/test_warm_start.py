@@ -19,7 +19,7 @@ from seqwright.errors import ClientError
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import build_model, initialize_model
 from seqwright.training.job import Channels, train
-from seqwright.training.warm_start import Start, take_parameters
+from seqwright.training.warm_start import Start, copy_parameters
 from tests.toy import SETTINGS, prepared
 
 STILL: dict[str, object] = {"learning_rate": 1e-12, "max_num_batches": 1}
@@ -149,7 +149,7 @@ def test_rows_go_by_the_token_and_new_tokens_stay_as_they_are(
     model = build_model(old.settings, len(source), len(target))
     initialize_model(model, old.settings, seed=2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    take_parameters(model, old, source, target)
+    copy_parameters(model, old, source, target)
     taken = old.model.state_dict()
     rows = {SOURCE: (source, {4}), **dict.fromkeys((TARGET, f"{OUTPUT}.weight", f"{OUTPUT}.bias"), (target, {5, 7}))}
     for name, tensor in model.state_dict().items():

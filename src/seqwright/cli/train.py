@@ -60,16 +60,16 @@ def train_command(
 ) -> None:
     """Train a model; interrupted training goes on where it stopped when the same command is given again."""
     with contextlib.suppress(StopRequested), stop_on_signals(*STOP_SIGNALS) as stop_requested:
-        from seqwright.training.claims import has_begun
+        from seqwright.training.group import ProcessRank
         from seqwright.training.job import Channels, train
-        from seqwright.training.launch import Hosts
-        from seqwright.training.parallel import Place
+        from seqwright.training.launch import Cluster
+        from seqwright.training.run_folders import has_begun
         from seqwright.training.warm_start import Start
 
-        place = Place.of_torchrun()
-        leads = place is None or place.rank == 0
+        process_rank = ProcessRank.from_torchrun()
+        is_main = process_rank is None or process_rank.rank == 0
         checkpoints = checkpoints or beside(output, ".checkpoints")
-        with Staging(STDERR, leads, stop_requested) as staging:
+        with Staging(STDERR, is_main, stop_requested) as staging:
             state = staging.mirror(checkpoints)
             model_folder = staging.write_folder(output, may_exist=has_begun(state))
             given = staging.read_if_given(hyperparameters)
@@ -92,15 +92,15 @@ def train_command(
                 device=device,
                 precision=precision,
                 processes=processes,
-                hosts=Hosts(timeout=timeout),
+                cluster=Cluster(timeout=timeout),
                 seed=seed,
                 accumulate=accumulate,
                 console=STDERR,
                 stop_requested=stop_requested,
-                saved=functools.partial(try_to_push, checkpoints),
+                on_saved=functools.partial(try_to_push, checkpoints),
                 set_up=set_up_logging,
             )
-        if not leads:
+        if not is_main:
             return
         print(
             json.dumps(

@@ -1,1 +1,1 @@
-"""The container contract of Amazon SageMaker: what is where under `/opt/ml`, how to end, what to say."""
+"""Amazon SageMaker's contract for containers: the files under `/opt/ml`, and how a job ends."""

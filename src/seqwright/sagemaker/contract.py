@@ -1,5 +1,6 @@
-"""The files under `/opt/ml` that the platform writes for a training job and reads after it."""
+"""The files under `/opt/ml` that the platform writes before a training job and reads after it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,15 @@ FAILURE_LIMIT = 1024
 """Characters of the failure file that the platform shows to the user."""
 
 PLATFORM_PREFIXES = ("sagemaker_", "_tuning_")
-"""Names of settings that the platform and its tuner put among the hyperparameters for their own use."""
+"""Prefixes of the settings that the platform and its tuner put among the hyperparameters."""
+
+TUNING_OBJECTIVE = "_tuning_objective_metric"
+"""The setting in which a tuning job names the metric that it optimizes, `validation:bleu` for example."""
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Where everything is under the root, `/opt/ml` in a container."""
+    """The files and folders under the root, which is `/opt/ml` in a container."""
 
     root: Path
 
@@ -26,7 +30,7 @@ class Paths:
 
     @property
     def input_channels(self) -> Path:
-        """What the job says of its channels, by name."""
+        """The configuration of each channel, by name."""
         return self.root / "input" / "config" / "inputdataconfig.json"
 
     @property
@@ -36,17 +40,17 @@ class Paths:
 
     @property
     def model(self) -> Path:
-        """Where the model goes; the platform packs it as `model.tar.gz`."""
+        """The folder for the model; the platform packs it as `model.tar.gz`."""
         return self.root / "model"
 
     @property
     def failure(self) -> Path:
-        """Where a failed job says why."""
+        """The file for the reason of a failure."""
         return self.root / "output" / "failure"
 
     @property
     def checkpoints(self) -> Path:
-        """What is kept when an interrupted job is started again, where the job has such a folder."""
+        """The folder that is kept when an interrupted job is started again; not every job has it."""
         return self.root / "checkpoints"
 
     def channel(self, name: str) -> Path:
@@ -56,10 +60,10 @@ class Paths:
 
 @dataclass(frozen=True)
 class Job:
-    """What the platform's three files say.
+    """The content of the platform's three files.
 
     Attributes:
-        hyperparameters: names and values, the platform's own left out.
+        hyperparameters: names and values, without the platform's own settings.
         channels: names of the channels.
         host: the name of this host.
         hosts: the names of all hosts.
@@ -75,23 +79,48 @@ def read_job(paths: Paths) -> Job:
     """Read and check the platform's three files.
 
     Raises:
-        ClientError: a file is missing or is not what the contract says.
+        ClientError: a file is missing or not as in the contract, or a channel is in Pipe mode.
     """
     hyperparameters = read_json_object(paths.hyperparameters)
     resources = read_json_object(paths.resources)
     host, hosts = resources.get("current_host"), resources.get("hosts")
     if not isinstance(host, str) or not isinstance(hosts, list) or host not in hosts:
         raise ClientError(f"{paths.resources} must name current_host, and hosts with it among them")
-    return Job(
-        {name: value for name, value in hyperparameters.items() if not name.startswith(PLATFORM_PREFIXES)},
-        frozenset(read_json_object(paths.input_channels)),
-        host,
-        tuple(map(str, hosts)),
-    )
+    channels = read_json_object(paths.input_channels)
+    _require_files(channels)
+    return Job(with_tuning_objective(hyperparameters), frozenset(channels), host, tuple(map(str, hosts)))
+
+
+def _require_files(channels: Mapping[str, object]) -> None:
+    """Check that every channel comes as files.
+
+    Raises:
+        ClientError: a channel is in Pipe mode.
+    """
+    for name, config in channels.items():
+        mode = config.get("TrainingInputMode") if isinstance(config, dict) else None
+        if str(mode).casefold() == "pipe":
+            raise ClientError(
+                f"the channel {name} is in Pipe mode (TrainingInputMode), which streams the data, but training needs "
+                "files: give the channel, or the whole job, the input mode File or FastFile"
+            )
+
+
+def with_tuning_objective(hyperparameters: Mapping[str, object]) -> dict[str, object]:
+    """The hyperparameters without the platform's own settings.
+
+    A tuning job that optimizes `validation:bleu` needs BLEU computed: `bleu_sample_size` is then -1, all of the
+    validation channel, unless it asks for some of it.
+    """
+    values = {name: value for name, value in hyperparameters.items() if not name.startswith(PLATFORM_PREFIXES)}
+    objective = str(hyperparameters.get(TUNING_OBJECTIVE, "")).strip('" ')  # some SDKs quote values as JSON
+    if objective == "validation:bleu" and str(values.get("bleu_sample_size", "0")).strip('" ') == "0":
+        values["bleu_sample_size"] = "-1"
+    return values
 
 
 def write_failure(paths: Paths, message: str) -> None:
-    """Leave `message` where the platform looks for the reason of a failure, cut to what it shows."""
+    """Write the reason of a failure, cut to the length that the platform shows."""
     with describe_os_errors(f"cannot write {paths.failure}"):
         paths.failure.parent.mkdir(parents=True, exist_ok=True)
         paths.failure.write_text(message[:FAILURE_LIMIT], encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Models as users leave them for the container: ours or the original's, unpacked or not."""
+"""The model in the container's model folder: ours or the original's, unpacked or as an archive."""
 
 import contextlib
 import reprlib
@@ -16,13 +16,13 @@ from seqwright.importers.sockeye import import_sockeye
 
 @contextlib.contextmanager
 def usable_model(folder: Path) -> Iterator[Path]:
-    """The model that a folder holds, in a form that loads: an artefact of the original's engine is imported first.
+    """The model in a folder, in a form that loads: an artefact of the original's engine is imported first.
 
     Args:
         folder: holds a model's files, or one `.tar.gz` of them.
 
     Yields:
-        A model folder or archive, there until the block ends.
+        A model folder or archive, which exists until the block ends.
 
     Raises:
         ClientError: the folder holds no model, a damaged one, or several archives.
@@ -44,7 +44,7 @@ def usable_model(folder: Path) -> Iterator[Path]:
 
 
 def _names(source: Path) -> list[str]:
-    """The names of the files in a folder or a tar archive, `./` aside."""
+    """The names of the files in a folder or a tar archive, without a leading `./`."""
     with describe_os_errors(f"cannot read {source}"):
         if not source.exists():
             raise _no_model(source, None)
@@ -64,4 +64,4 @@ def _no_model(source: Path, names: list[str] | None) -> ClientError:
 
 
 _SHOWN = 5
-"""Names of what is there instead that a message has room for."""
+"""How many of the names in a folder a message has."""

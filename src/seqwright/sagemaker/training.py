@@ -1,4 +1,4 @@
-"""The container's `train`: the platform's files in, a model or a reason for failure out."""
+"""The container's `train`: reads the platform's files, leaves a model or the reason of a failure."""
 
 import contextlib
 import logging
@@ -10,17 +10,17 @@ from pathlib import Path
 from seqwright.errors import AlgorithmError, ClientError, SeqwrightError
 from seqwright.sagemaker.contract import Job, Paths, read_job, write_failure
 from seqwright.sagemaker.models import usable_model
-from seqwright.training.best_model import bring_best
+from seqwright.training.best_model import copy_best_model
+from seqwright.training.group import TIMEOUT
 from seqwright.training.job import Channels, SetUp, train
-from seqwright.training.launch import Hosts
-from seqwright.training.parallel import TIMEOUT
+from seqwright.training.launch import Cluster
 from seqwright.training.warm_start import Start
 
 REQUIRED = ("train", "validation", "vocab")
 """Channels that a job must have; `model`, to start from, is optional."""
 
 PORT = 7777
-"""Where the processes of a job's hosts meet, on the first of them."""
+"""The port on the first host where the processes of all hosts meet."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +33,19 @@ def run_training(
 ) -> int:
     """Run the training job whose files are under `root`, and leave what the contract asks for.
 
-    The model goes to `model/`. Where `checkpoints/` exists, state is kept there, and a job that was interrupted
-    goes on. All GPUs of all hosts are used; where there are none, a process a host.
+    The model goes to `model/`. If `checkpoints/` exists, state is kept there, and an interrupted job goes on. All GPUs
+    of all hosts are used; a host without GPUs trains in one process.
 
     Args:
         root: the folder.
         set_up: as in `seqwright.train`.
         timeout: seconds that hosts wait for each other.
-        stop_requested: asked all the time; once it says yes, as it should at SIGTERM, the update at hand is finished,
-            state and best model are in place, and the job ends well; before the first update there is no model.
+        stop_requested: asked all the time; to return True after SIGTERM. The job then finishes the current update,
+            leaves its state and the best model, and returns 0. Before the first update there is no model.
 
     Returns:
-        The exit status: 0 for success; otherwise `output/failure` says why, `ClientError: …` where the user can mend
-        it and `AlgorithmError: …` where it is our fault.
+        The exit status: 0 for success. Otherwise `output/failure` has the reason: `ClientError: …` (status 2) if the
+        user can mend it, `AlgorithmError: …` (status 1) if not.
     """
     paths = Paths(root)
     try:
@@ -73,20 +73,21 @@ def _train(paths: Paths, stop_requested: Callable[[], bool], set_up: SetUp | Non
             start=Start(model=pretrained),
             checkpoints=paths.checkpoints if paths.checkpoints.is_dir() else scratch / "checkpoints",
             cache=scratch / "corpus",
-            hosts=_hosts(job, timeout),
+            cluster=_cluster(job, timeout),
+            console=None,  # log lines alone, as the platform reads them
             stop_requested=stop_requested,
             set_up=set_up,
         )
     if progress.has_model:
-        logger.info("the model of update %d is in %s", progress.kept, paths.model)
-    elif job.host == job.hosts[0] and bring_best(paths.checkpoints, paths.model):
+        logger.info("the model of update %d is in %s", progress.model_updates, paths.model)
+    elif job.host == job.hosts[0] and copy_best_model(paths.checkpoints, paths.model):
         logger.info("the best model so far is in %s", paths.model)
 
 
-def _hosts(job: Job, timeout: float) -> Hosts:
-    """The job's hosts; where there are several, all meet at the first."""
+def _cluster(job: Job, timeout: float) -> Cluster:
+    """The job's hosts; if there are several, all meet at the first."""
     address = (job.hosts[0], PORT) if len(job.hosts) > 1 else None
-    return Hosts(len(job.hosts), job.hosts.index(job.host), job.host, address, timeout)
+    return Cluster(len(job.hosts), job.hosts.index(job.host), job.host, address, timeout)
 
 
 def _fail(paths: Paths, error: SeqwrightError) -> int:

@@ -1,4 +1,4 @@
-"""The best model of a run: saved when it is found, in two places, and brought back where one of them lost it."""
+"""The best model of a run: saved in two places, and restored where one of them lost it."""
 
 import dataclasses
 import logging
@@ -12,14 +12,14 @@ from seqwright.errors import ClientError
 from seqwright.files import read_json_object
 from seqwright.models.seq2seq import build_model
 from seqwright.training.checkpoints import read_model
-from seqwright.training.claims import BEST, MAY_CHANGE
 from seqwright.training.progress import Checkpoint, Monitor, Progress
+from seqwright.training.run_folders import BEST, MAY_CHANGE
 
 logger = logging.getLogger(__name__)
 
 
 class BestModelWriter(Monitor):
-    """Saves the model whenever the optimized metric improves, beside the checkpoints and as the run's output.
+    """Saves the model when the optimized metric improves, both beside the checkpoints and as the run's output.
 
     Args:
         checkpoints: the folder of the checkpoints.
@@ -37,7 +37,7 @@ class BestModelWriter(Monitor):
             self._save(progress, checkpoint.validation.named())
 
     def on_end(self, progress: Progress, reason: str) -> None:
-        """Leave a model even where none was validated, or none had a finite score."""
+        """Save the model if none was validated yet, so that a run that is stopped early leaves one."""
         if progress.best is None and progress.has_model:
             self._save(progress, {})
 
@@ -47,10 +47,10 @@ class BestModelWriter(Monitor):
             save_model(folder, self._trained, reached, MAY_CHANGE)
 
 
-def restore_best(checkpoints: Path, output: Path, trained: TrainedModel, progress: Progress) -> None:
-    """Bring the best model back where it is lost or damaged: a container keeps its checkpoints, but not its model.
+def restore_best_model(checkpoints: Path, output: Path, trained: TrainedModel, progress: Progress) -> None:
+    """Restore the best model where it is lost or damaged. (A container keeps its checkpoints, but not its model.)
 
-    It comes from the other of its two places or, where neither has it, from the checkpoint that was made with it.
+    It is copied from the other of its two places or, if neither has it, taken from the checkpoint of its update.
 
     Args:
         checkpoints: the folder of the checkpoints.
@@ -59,44 +59,44 @@ def restore_best(checkpoints: Path, output: Path, trained: TrainedModel, progres
         progress: where the run stands.
 
     Raises:
-        ClientError: there was a best model, and it is nowhere any more; the message says what is wrong in each place.
+        ClientError: there was a best model, and it cannot be restored; the message says what is wrong in each place.
     """
-    wrong = {folder: _what_is_wrong(folder) for folder in (checkpoints / BEST, output)}
-    whole = [folder for folder, reason in wrong.items() if not reason]
-    for folder, reason in wrong.items():
-        if reason and (folder / CONFIG).exists():
-            logger.warning("%s: bringing the best model back", reason)
+    problems = {folder: _find_problem(folder) for folder in (checkpoints / BEST, output)}
+    whole = [folder for folder, problem in problems.items() if not problem]
+    for folder, problem in problems.items():
+        if problem and (folder / CONFIG).exists():
+            logger.warning("%s: restoring the best model", problem)
     if not whole and progress.best is not None:
-        if not _remake(checkpoints, trained, progress):
+        if not _restore_from_checkpoint(checkpoints, trained, progress):
             raise ClientError(
-                f"the best model, of update {progress.best_updates}, is lost ({'; '.join(wrong.values())}), and its "
+                f"the best model, of update {progress.best_updates}, is lost ({'; '.join(problems.values())}), and its "
                 f"checkpoint is not there: bring {checkpoints / BEST} back from a copy, or remove {checkpoints} and "
                 f"{output} to start anew"
             )
         whole = [checkpoints / BEST]
-    for folder in wrong:
+    for folder in problems:
         if whole and folder not in whole:
             copy_model(whole[0], folder)
 
 
-def bring_best(checkpoints: Path, output: Path) -> bool:
-    """Copy the best model of an earlier run to `output` for a run that was stopped before it knew what it is.
+def copy_best_model(checkpoints: Path, output: Path) -> bool:
+    """Copy the best model of an interrupted run to `output`, for a run that was stopped before it could go on.
 
     Args:
         checkpoints: the folder of the checkpoints.
         output: the model folder.
 
     Returns:
-        Whether there was a whole one, and none in `output`.
+        Whether a model was copied: there is a whole one, and none in `output`.
     """
-    if (output / CONFIG).exists() or _what_is_wrong(checkpoints / BEST):
+    if (output / CONFIG).exists() or _find_problem(checkpoints / BEST):
         return False
     copy_model(checkpoints / BEST, output)
     return True
 
 
-def _remake(checkpoints: Path, trained: TrainedModel, progress: Progress) -> bool:
-    """Write the best model anew from its checkpoint; False where that is not there."""
+def _restore_from_checkpoint(checkpoints: Path, trained: TrainedModel, progress: Progress) -> bool:
+    """Write the best model from the checkpoint of its update; False if that is not there."""
     found = read_model(checkpoints, progress.best_updates)
     if found is None or progress.best is None:
         return False
@@ -109,8 +109,8 @@ def _remake(checkpoints: Path, trained: TrainedModel, progress: Progress) -> boo
     return True
 
 
-def _what_is_wrong(folder: Path) -> str:
-    """Why a folder is not a whole model; empty where it is one."""
+def _find_problem(folder: Path) -> str:
+    """Why a folder is not a whole model; empty if it is one."""
     try:
         load_model(folder)
         read_json_object(folder / METRICS)

@@ -3,109 +3,170 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 
-from seqwright.artifacts import LengthRatio, TrainedModel
-from seqwright.data.batches import Batches
-from seqwright.data.corpus import ParallelCorpus, load_channel, load_vocabularies
-from seqwright.data.vocabulary import Vocabulary
-from seqwright.devices import choose_device, choose_precision, keep_freed_memory, process_count
-from seqwright.errors import ClientError
+from seqwright.artifacts import TrainedModel
+from seqwright.console import STDERR, can_show_bars, log_to, set_up_logging
+from seqwright.devices import Precision, choose_device, choose_precision, keep_freed_memory, process_count
+from seqwright.errors import AlgorithmError, ClientError
 from seqwright.hyperparameters import Hyperparameters
-from seqwright.interrupts import StopRequested
+from seqwright.interrupts import StopRequested, stop_on_signals
 from seqwright.models.seq2seq import build_model, initialize_model
-from seqwright.training.best_model import BestModelWriter, restore_best
+from seqwright.training.best_model import BestModelWriter, restore_best_model
 from seqwright.training.checkpoints import CheckpointStore
-from seqwright.training.claims import CORPUS, MAY_CHANGE, TENSORBOARD, Identity, claim, held
-from seqwright.training.launch import Hosts, run_processes
-from seqwright.training.monitors import LogLines, PlainProgress, ProgressBar, TensorBoard
+from seqwright.training.data import TrainingData, read_data
+from seqwright.training.group import Group, ProcessRank
+from seqwright.training.launch import Cluster, run_processes
+from seqwright.training.monitors import Isolated, LogLines, PlainProgress, ProgressBar
 from seqwright.training.optimizers import build_optimizer
-from seqwright.training.parallel import Group, Place, joined
 from seqwright.training.progress import Monitor, Progress
+from seqwright.training.rendezvous import join_group
+from seqwright.training.run_folders import (
+    CORPUS,
+    MAY_CHANGE,
+    TENSORBOARD,
+    RunFingerprint,
+    lock_run_folders,
+    open_run_folders,
+)
 from seqwright.training.schedules import build_schedule
-from seqwright.training.trainer import NoRoomError, Trainer
+from seqwright.training.tensorboard import TensorBoard
+from seqwright.training.trainer import INTERRUPTED, ShareTooLargeError, Trainer
 from seqwright.training.validation import validator
-from seqwright.training.warm_start import Origin, Start, begin, freeze, open_start, settle
+from seqwright.training.warm_start import (
+    Start,
+    WarmStart,
+    apply_warm_start,
+    freeze_embeddings,
+    load_warm_start,
+    resolve_hyperparameters,
+)
 
 logger = logging.getLogger(__name__)
 
+StrPath = str | os.PathLike[str]
+
 SetUp = Callable[[], Console | None]
-"""Sets up a process, its logging above all, and gives its `console`; a function that can be imported by name."""
+"""Sets up a new process, above all its logging, and returns its `console`; a function that can be imported by name."""
 
-Saved = Callable[[Callable[[], bool]], None]
-"""Told that a checkpoint is on disk, and how to ask whether to stop."""
+OnSaved = Callable[[Callable[[], bool]], None]
+"""Called when a checkpoint is on disk; its argument says whether to stop."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Channels:
-    """The three data channels, each a folder."""
+    """The folders of the three data channels.
+
+    Attributes:
+        train: RecordIO files of the pairs to train on.
+        validation: RecordIO files of the pairs to validate on.
+        vocab: `vocab.src.json` and `vocab.trg.json`.
+    """
 
     train: Path
     validation: Path
     vocab: Path
 
+    def __init__(self, train: StrPath, validation: StrPath, vocab: StrPath) -> None:
+        for name, folder in (("train", train), ("validation", validation), ("vocab", vocab)):
+            object.__setattr__(self, name, Path(folder))
+
     @classmethod
-    def under(cls, folder: Path) -> "Channels":
-        """The channels as `prepare` lays them out."""
-        return cls(folder / "train", folder / "validation", folder / "vocab")
+    def under(cls, folder: StrPath) -> "Channels":
+        """The channels in a folder that `prepare` wrote."""
+        return cls(Path(folder) / "train", Path(folder) / "validation", Path(folder) / "vocab")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `train` was asked for, as every process must know it; the attributes are the arguments of `train`."""
+
+    channels: Channels
+    output: Path
+    hyperparameters: Hyperparameters | Mapping[str, object]
+    start: Start
+    checkpoints: Path
+    keep: int
+    cache: Path
+    device: str
+    precision: str
+    seed: int
+    accumulate: int
+    host_name: str
+    monitors: tuple[Monitor, ...]
+    on_saved: OnSaved | None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 1 << 63:
+            raise ClientError(f"seed={self.seed} is not between 0 and 2^63 - 1")
+        if self.keep < 1:
+            raise ClientError(f"keep={self.keep} is not 1 or more: without a checkpoint a run cannot go on")
+        if self.accumulate < 1:
+            raise ClientError(f"accumulate={self.accumulate} is not 1 or more: a batch is computed in so many parts")
 
 
 def train(
     channels: Channels,
-    output: Path,
+    output: StrPath,
     hyperparameters: Hyperparameters | Mapping[str, object],
     *,
     start: Start | None = None,
-    checkpoints: Path | None = None,
+    checkpoints: StrPath | None = None,
     keep: int = 2,
-    cache: Path | None = None,
+    cache: StrPath | None = None,
     device: str = "auto",
     precision: str = "auto",
     processes: int | str = "auto",
-    hosts: Hosts | None = None,
+    cluster: Cluster | None = None,
     seed: int = 1,
     accumulate: int = 1,
-    console: Console | None = None,
+    console: Console | None = STDERR,
     monitors: Sequence[Monitor] = (),
-    stop_requested: Callable[[], bool] = lambda: False,
-    saved: Saved | None = None,
+    stop_requested: Callable[[], bool] | None = None,
+    on_saved: OnSaved | None = None,
     set_up: SetUp | None = None,
 ) -> Progress:
-    """Train a model and leave the best one in `output`; where `checkpoints` holds this run's, go on from there.
+    """Train a model and leave the best one in `output`. If `checkpoints` holds checkpoints of this run, it goes on.
 
     Several processes train together, with the result of one: those that this function starts, on as many hosts as call
     it at the same time, or those that `torchrun` started, each of which calls it.
 
+    Ctrl-C and the stop button of a notebook end training after the current update: the state is saved, and
+    `KeyboardInterrupt` raised. The same call goes on from there.
+
     Args:
         channels: the data.
         output: the model folder to write.
-        hyperparameters: their values, or a mapping to parse; what is not given is as in the start model, if any.
-        start: a model or word vectors to start from, and embeddings to leave as they start.
-        checkpoints: where training state and TensorBoard files go; `<output>.checkpoints` if not given.
-        keep: checkpoints kept, the newest; the best model is always kept.
-        cache: where decoded channels are kept for the next run; in `checkpoints` if not given.
+        hyperparameters: their values, or a mapping to parse; others are those of the start model, or the defaults.
+        start: a model or word vectors to start from, and embeddings to freeze.
+        checkpoints: the folder for training state and TensorBoard files; `<output>.checkpoints` if not given.
+        keep: how many of the newest checkpoints are kept. The best model is always kept.
+        cache: the folder for decoded channels, kept for the next run; in `checkpoints` if not given.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `fp32` or `bf16`.
-        processes: how many train together on this host; `auto` for one a GPU, or one on the CPU. A script that asks
+        processes: how many train together on this host; `auto` for one per GPU, or one on the CPU. A script that asks
             for several must guard its main part with `if __name__ == "__main__"`.
-        hosts: the hosts, where there are others.
+        cluster: the hosts, if there are several.
         seed: of initialisation, data order and dropout; the same seed and number of processes give the same model on
             the same machine.
         accumulate: parts that a batch is computed in, for the same gradient in less memory.
-        console: a terminal for the progress bar; plain log lines without one.
-        monitors: what else watches training; with several processes, copies in the first of them.
-        stop_requested: asked while channels are decoded and others are waited for, and at every update; once it says
-            yes, the run saves its state and returns.
-        saved: called whenever a checkpoint is on disk, while training goes on, with how to ask whether to stop; with
-            several processes a function that can be imported by name.
+        console: where progress goes, standard error by default: a bar on a terminal and in a notebook, else log lines.
+            Log lines go to the program's own handlers if it has set up logging. None for neither bar nor log lines.
+        monitors: others that watch training; with several processes, copies of them in the first process. What they
+            raise ends training.
+        stop_requested: asked before every update, and while channels are decoded and others are waited for. When it
+            returns True, the run saves its state and returns. If it is given, Ctrl-C is not caught.
+        on_saved: called in a thread when a checkpoint is on disk, while training goes on, with a function that says
+            whether to stop; with several processes a function that can be imported by name.
         set_up: called first in every process that this one starts.
 
     Returns:
@@ -114,248 +175,212 @@ def train(
     Raises:
         ClientError: the data, a hyperparameter, the start, the device or a folder is at fault, or other processes were
             not met.
+        AlgorithmError: training diverged: no validation had a finite score.
         LostContactError: another process ended or cannot be reached.
+        KeyboardInterrupt: training was interrupted, and its state is saved.
     """
-    if not 0 <= seed < 1 << 63:
-        raise ClientError(f"seed={seed} is not between 0 and 2^63 - 1")
-    hosts = hosts or Hosts()
-    run = _Run(
+    cluster, output = cluster or Cluster(), Path(output)
+    checkpoints = Path(checkpoints) if checkpoints else output.with_name(output.name + ".checkpoints")
+    run = Run(
         channels=channels,
         output=output,
         hyperparameters=hyperparameters,
         start=start or Start(),
-        checkpoints=checkpoints or output.with_name(output.name + ".checkpoints"),
+        checkpoints=checkpoints,
         keep=keep,
-        cache=cache,
+        cache=Path(cache) if cache else checkpoints / CORPUS,
         device=device,
         precision=precision,
         seed=seed,
         accumulate=accumulate,
-        host=hosts.name,
+        host_name=cluster.host_name,
         monitors=tuple(monitors),
-        saved=saved or _nothing,
+        on_saved=on_saved,
     )
-    if place := Place.of_torchrun(hosts.timeout):
-        return _train_at(run, place, stop_requested, console)
-    count = process_count(str(processes), device)
-    if count * hosts.count == 1:
-        return _train_at(run, None, stop_requested, console)
+    if set_up is None and console is not None:
+        set_up = set_up_logging
+    with log_to(console), _stop_on_interrupt(stop_requested) as stop:
+        if process_rank := ProcessRank.from_torchrun(cluster.timeout):
+            return _train_in_this_process(run, process_rank, stop, console)
+        count = process_count(str(processes), device)
+        if count * cluster.num_hosts == 1:
+            return _train_in_this_process(run, None, stop, console)
+        return _train_in_new_processes(run, count, cluster, stop, set_up)
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt(stop_requested: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether to stop: the given one, or one that notes SIGINT.
+
+    In the latter case `KeyboardInterrupt` is raised at the end of the block if there was a SIGINT. A program that
+    handles SIGINT itself keeps its handler.
+    """
+    is_handled_here = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if stop_requested or not is_handled_here:
+        yield stop_requested or (lambda: False)
+        return
+    with stop_on_signals(signal.SIGINT) as interrupted:
+        yield interrupted
+    if interrupted():
+        logger.warning("interrupted: the state is saved, and the same call goes on from there")
+        raise KeyboardInterrupt
+
+
+def _train_in_new_processes(
+    run: Run, count: int, cluster: Cluster, stop_requested: Callable[[], bool], set_up: SetUp | None
+) -> Progress:
+    """Train in `count` new processes; on a single host anew, in smaller parts, if a batch does not fit into memory."""
     while True:
         try:
-            return run_processes(functools.partial(_train_apart, run, set_up), count, stop_requested, hosts)
-        except NoRoomError as error:
-            if hosts.count > 1:
+            return run_processes(functools.partial(_main_of_process, run, set_up), count, stop_requested, cluster)
+        except ShareTooLargeError as error:
+            if cluster.num_hosts > 1:
                 raise
             logger.warning("%s: doing so from the last checkpoint on", error)
             run = dataclasses.replace(run, accumulate=error.accumulate)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What `train` was asked for, as every process must know it."""
-
-    channels: Channels
-    output: Path
-    hyperparameters: Hyperparameters | Mapping[str, object]
-    start: Start
-    checkpoints: Path
-    keep: int
-    cache: Path | None
-    device: str
-    precision: str
-    seed: int
-    accumulate: int
-    host: str
-    monitors: tuple[Monitor, ...]
-    saved: Saved
-
-
-def _nothing(stop_requested: Callable[[], bool]) -> None:
-    """What is done besides when a checkpoint is on disk."""
-
-
-def _train_apart(run: _Run, set_up: SetUp | None, place: Place, stop_requested: Callable[[], bool]) -> Progress:
+def _main_of_process(
+    run: Run, set_up: SetUp | None, process_rank: ProcessRank, stop_requested: Callable[[], bool]
+) -> Progress:
     """Train in a process that `train` started."""
     console = set_up() if set_up else None
-    if place.rank:
+    if process_rank.rank:
         logging.getLogger("seqwright").setLevel(logging.WARNING)
-    return _train_at(run, place, stop_requested, console)
+    return _train_in_this_process(run, process_rank, stop_requested, console)
 
 
-def _train_at(run: _Run, place: Place | None, stop_requested: Callable[[], bool], console: Console | None) -> Progress:
-    """Train with the processes at `place`."""
+def _train_in_this_process(
+    run: Run, process_rank: ProcessRank | None, stop_requested: Callable[[], bool], console: Console | None
+) -> Progress:
+    """Meet the other processes, settle the hyperparameters, lock the folders, and train."""
     keep_freed_memory()
-    device = choose_device(run.device, place.local_rank if place else None)
+    device = choose_device(run.device, process_rank.local_rank if process_rank else None)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     try:
-        with joined(place, device, stop_requested) as group:
-            return _train(run, group, stop_requested, console if group.leads else None)
+        with join_group(process_rank, device, stop_requested) as group, contextlib.ExitStack() as stack:
+            warm_start = load_warm_start(run.start)
+            settings = resolve_hyperparameters(warm_start, run.hyperparameters)
+            if settings.batch_size < group.size:
+                raise ClientError(
+                    f"batch_size={settings.batch_size} cannot be divided over {group.size} processes: it is the size "
+                    "of the whole batch; make it larger, or the processes fewer"
+                )
+            if group.is_main:
+                stack.enter_context(lock_run_folders(run.checkpoints, run.output, dataclasses.astuple(run.channels)))
+            return _train(run, group, warm_start, settings, stop_requested, console)
     except StopRequested:
         logger.info("nothing was trained: give the same command again")
         return Progress()
 
 
-def _train(run: _Run, group: Group, stop_requested: Callable[[], bool], console: Console | None) -> Progress:
-    origin = open_start(run.start)
-    settings = settle(origin, run.hyperparameters)
-    if settings.batch_size < group.size:
-        raise ClientError(
-            f"batch_size={settings.batch_size} cannot be divided over {group.size} processes: it is the size of the "
-            "whole batch; make it larger, or the processes fewer"
-        )
-    channels = dataclasses.astuple(run.channels)
-    with held(run.checkpoints, run.output, channels) if group.leads else contextlib.nullcontext():
-        return _train_settled(run, group, origin, settings, stop_requested, console)
-
-
-def _train_settled(
-    run: _Run,
+def _train(
+    run: Run,
     group: Group,
-    origin: Origin,
+    warm_start: WarmStart,
     settings: Hyperparameters,
     stop_requested: Callable[[], bool],
     console: Console | None,
 ) -> Progress:
-    """Train with these hyperparameters, in folders that are the run's alone."""
-    arithmetic = choose_precision(run.precision, group.device)
+    """Read the data, build model and trainer, restore what an interrupted run left, and train to the end."""
+    precision = choose_precision(run.precision, group.device)
+    folders = dataclasses.astuple(run.channels)
+    data = read_data(
+        folders, settings, run.seed, warm_start.source_eos, run.cache, group, run.host_name, stop_requested
+    )
+    trained = _build_model(run, settings, data, warm_start, group)
+    trainer = _build_trainer(run, trained, data, precision, group)
+    fingerprint = _fingerprint(run, settings, data, warm_start, precision)
+    if group.is_main:
+        _log_sizes(data, trained, precision, group)
+        open_run_folders(run.checkpoints, run.output, fingerprint, trained)
+    on_saved = functools.partial(run.on_saved, stop_requested) if run.on_saved else lambda: None
+    store = CheckpointStore(run.checkpoints, trainer, fingerprint, run.keep, on_saved)
+    with contextlib.closing(store), contextlib.ExitStack() as stack:
+        if not store.restore():
+            apply_warm_start(trained.model, warm_start, settings, data.source_vocabulary, data.target_vocabulary)
+        monitors: list[Monitor] = [store]
+        if group.is_main:
+            restore_best_model(run.checkpoints, run.output, trained, trainer.progress)
+            best = BestModelWriter(run.checkpoints, run.output, trained)
+            monitors = [best, store, *_display_monitors(run, console, data, settings, stack), *run.monitors]
+        reason = trainer.fit(data.batches, monitors, stop_requested)
+    if trainer.progress.has_diverged and reason != INTERRUPTED:
+        raise AlgorithmError(
+            f"training diverged: {settings.optimized_metric} was not finite at any checkpoint, so there is no model. "
+            f"Lower learning_rate={settings.learning_rate:g}, or look at the data"
+        )
+    return trainer.progress
 
-    data = None
-    for is_my_turn in group.take_turns():  # the first of a host to read a channel leaves it decoded for the others
-        if is_my_turn:
-            with contextlib.suppress(StopRequested):
-                cache = run.cache or run.checkpoints / CORPUS
-                data = _read(run.channels, settings, run.seed, origin.source_eos, cache, stop_requested)
-    [gave_up] = group.sum(data is None)
-    if data is None or gave_up:
-        raise StopRequested
-    torch.manual_seed(run.seed + group.rank)
+
+def _build_model(
+    run: Run, settings: Hyperparameters, data: TrainingData, warm_start: WarmStart, group: Group
+) -> TrainedModel:
+    """The model with its initial parameters, on its device."""
+    torch.manual_seed(run.seed + group.rank)  # dropout differs between processes
     model = build_model(settings, len(data.source_vocabulary), len(data.target_vocabulary))
     initialize_model(model, settings, run.seed)
-    freeze(model, run.start)
-    trained = TrainedModel(
+    freeze_embeddings(model, run.start)
+    return TrainedModel(
         model.to(group.device),
         settings,
         data.source_vocabulary,
         data.target_vocabulary,
-        length_ratio(data.train),
-        origin.source_eos,
+        data.length_ratio,
+        warm_start.source_eos,
     )
-    logger.info(
-        "%d training pairs, %d validation pairs, vocabularies of %d and %d, %.2f million parameters, %s on %s%s",
-        len(data.train), len(data.validation), len(data.source_vocabulary), len(data.target_vocabulary),
-        sum(p.numel() for p in model.parameters()) / 1e6, arithmetic, group.device,
-        f" in {group.size} processes" if group.size > 1 else "",
-    )  # fmt: skip
 
-    trainer = Trainer(
+
+def _build_trainer(run: Run, trained: TrainedModel, data: TrainingData, precision: Precision, group: Group) -> Trainer:
+    model, settings = trained.model, trained.settings
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return Trainer(
         model,
-        build_optimizer(settings, {name: each for name, each in model.named_parameters() if each.requires_grad}),
+        build_optimizer(settings, trainable),
         build_schedule(settings),
         settings,
-        validator(trained, data.validation, data.validation_batches, group.device, arithmetic, group),
-        arithmetic,
+        validator(trained, data.validation, data.validation_batches, group.device, precision, group),
+        precision,
         accumulate=run.accumulate,
         group=group,
     )
-    identity = _identity(settings, data, origin, run.seed, arithmetic)
-    if group.leads:
-        claim(run.checkpoints, run.output, identity, trained)
-    saved = functools.partial(run.saved, stop_requested)
-    with contextlib.ExitStack() as stack:
-        store = stack.enter_context(
-            contextlib.closing(CheckpointStore(run.checkpoints, trainer, identity, run.keep, saved))
-        )
-        if not store.restore():
-            begin(model, origin, settings, data.source_vocabulary, data.target_vocabulary)
-        if group.leads:
-            restore_best(run.checkpoints, run.output, trained, trainer.progress)
-        watching: list[Monitor] = [store]
-        if group.leads:
-            watching = [
-                BestModelWriter(run.checkpoints, run.output, trained),
-                store,
-                TensorBoard(run.checkpoints / TENSORBOARD),
-                LogLines(run.host),
-                *run.monitors,
-            ]
-            if console and console.is_terminal:
-                bar = ProgressBar(console, settings, data.batches.batches_per_epoch)
-                watching.append(stack.enter_context(contextlib.closing(bar)))
-            else:
-                watching.append(PlainProgress())
-        trainer.fit(data.batches, watching, stop_requested)
-    return trainer.progress
 
 
-@dataclass(frozen=True)
-class _Data:
-    """What the channels hold, ready to train on."""
+def _fingerprint(
+    run: Run, settings: Hyperparameters, data: TrainingData, warm_start: WarmStart, precision: str
+) -> RunFingerprint:
+    may_change = MAY_CHANGE
+    if settings.lr_cooldown_num_batches:  # the learning rate then depends on the last update
+        may_change = may_change - {"max_num_batches"}
+    if settings.optimized_metric == "bleu":  # then these decide which model is the best
+        may_change = may_change - {"bleu_sample_size", "beam_size"}
+    values = {name: value for name, value in settings.to_json_dict().items() if name not in may_change}
+    return RunFingerprint(values, {**data.digests, **warm_start.digests}, run.seed, precision)
 
-    source_vocabulary: Vocabulary
-    target_vocabulary: Vocabulary
-    train: ParallelCorpus
-    validation: ParallelCorpus
-    batches: Batches
-    validation_batches: Batches
 
-
-def _read(
-    channels: Channels,
+def _display_monitors(
+    run: Run,
+    console: Console | None,
+    data: TrainingData,
     settings: Hyperparameters,
-    seed: int,
-    source_eos: bool,
-    cache: Path,
-    stop_requested: Callable[[], bool],
-) -> _Data:
-    source_vocabulary, target_vocabulary = load_vocabularies(channels.vocab)
-    train_corpus, validation_corpus = (
-        load_channel(
-            folder,
-            source_vocab_size=len(source_vocabulary),
-            target_vocab_size=len(target_vocabulary),
-            cache=cache,
-            stop_requested=stop_requested,
-        )
-        for folder in (channels.train, channels.validation)
-    )
-    return _Data(
-        source_vocabulary,
-        target_vocabulary,
-        train_corpus,
-        validation_corpus,
-        _batches(train_corpus, settings, seed, source_eos),
-        _batches(validation_corpus, settings, seed, source_eos),
-    )
+    stack: contextlib.ExitStack,
+) -> list[Monitor]:
+    """What shows training to the user; the progress bar is removed when `stack` is closed."""
+    monitors: list[Monitor] = [Isolated(TensorBoard(run.checkpoints / TENSORBOARD)), LogLines(run.host_name)]
+    if console is None or not can_show_bars(console):
+        return [*monitors, PlainProgress()]
+    bar = stack.enter_context(contextlib.closing(ProgressBar(console, settings, data.batches.batches_per_epoch)))
+    return [*monitors, Isolated(bar)]
 
 
-def _batches(corpus: ParallelCorpus, settings: Hyperparameters, seed: int, source_eos: bool) -> Batches:
-    return Batches(
-        corpus,
-        batch_size=settings.batch_size,
-        max_source_length=settings.max_seq_len_source,
-        max_target_length=settings.max_seq_len_target,
-        bucket_width=settings.bucket_width,
-        bucketing=settings.bucketing_enabled,
-        seed=seed,
-        source_eos=source_eos,
-    )
-
-
-def length_ratio(corpus: ParallelCorpus) -> LengthRatio:
-    """Mean and standard deviation of target length over source length in `corpus`."""
-    ratios = corpus.target.lengths / corpus.source.lengths
-    return LengthRatio(mean=float(np.mean(ratios)), std=float(np.std(ratios)))
-
-
-def _identity(settings: Hyperparameters, data: _Data, origin: Origin, seed: int, precision: str) -> Identity:
-    free = MAY_CHANGE
-    if settings.lr_cooldown_num_batches:
-        free = free - {"max_num_batches"}
-    if settings.optimized_metric == "bleu":  # it decides what is best, and is not the same of other translations
-        free = free - {"bleu_sample_size", "beam_size"}
-    values = {name: value for name, value in settings.to_json_dict().items() if name not in free}
-    digests = {"train channel": data.train.digest, "validation channel": data.validation.digest, **origin.digests}
-    for name, vocabulary in (("source", data.source_vocabulary), ("target", data.target_vocabulary)):
-        digests[f"{name} vocabulary"] = hashlib.sha256("\n".join(vocabulary.tokens).encode()).hexdigest()
-    return Identity(values, digests, seed, precision)
+def _log_sizes(data: TrainingData, trained: TrainedModel, precision: str, group: Group) -> None:
+    logger.info(
+        "%d training pairs, %d validation pairs, vocabularies of %d and %d, %.2f million parameters, %s on %s%s",
+        len(data.train), len(data.validation), len(data.source_vocabulary), len(data.target_vocabulary),
+        sum(parameter.numel() for parameter in trained.model.parameters()) / 1e6, precision, group.device,
+        f" in {group.size} processes" if group.size > 1 else "",
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Starting the processes of one host that train together, and ending them together."""
+"""Starting the training processes of one host, and ending them together."""
 
 import contextlib
 import socket
@@ -12,75 +12,78 @@ import torch
 
 from seqwright.errors import SeqwrightError
 from seqwright.processes import ChildProcess, messages
-from seqwright.training.parallel import TIMEOUT, LostContactError, Place
+from seqwright.training.group import TIMEOUT, LostContactError, ProcessRank
 from seqwright.training.progress import Progress
 
 _GRACE = 10.0
-"""Seconds that processes have to end, and to say what was wrong with them, after one has failed."""
+"""Seconds that the other processes have to end and to report their errors after one has failed."""
 
-IMPORTED_ONCE = ["seqwright.training.job", "torch._dynamo"]
-"""What a server process imports, seconds of work, before it forks all others; optimizers need the second."""
+PRELOADED = ["seqwright.training.preload"]
+"""Imported once by the fork server, which takes seconds, before it forks the processes that train."""
 
-Work = Callable[[Place, Callable[[], bool]], Progress]
-"""What every process does: told its place, and how to ask whether to stop."""
+Work = Callable[[ProcessRank, Callable[[], bool]], Progress]
+"""What every process does, given its rank and a function that says whether to stop."""
 
 
 @dataclass(frozen=True)
-class Hosts:
-    """All hosts that train together.
+class Cluster:
+    """The hosts that train together, as one of them sees them; by default this host is alone.
 
     Attributes:
-        count: how many there are.
-        number: which of them this is.
-        name: what it is called.
-        address: host and port where all processes meet, the first host's; None, on a single host, for a free port.
+        num_hosts: how many there are.
+        host_rank: which of them this is, from 0.
+        host_name: what this one is called in log lines and messages.
+        address: name or address and port where all processes meet, on the host of rank 0; None, on a single host, for a
+            free port.
         timeout: seconds that processes wait for each other.
     """
 
-    count: int = 1
-    number: int = 0
-    name: str = "localhost"
+    num_hosts: int = 1
+    host_rank: int = 0
+    host_name: str = "localhost"
     address: tuple[str, int] | None = None
     timeout: float = TIMEOUT
 
 
-def run_processes(work: Work, count: int, stop_requested: Callable[[], bool], hosts: Hosts | None = None) -> Progress:
-    """Do `work` in `count` processes of this host, as many as every other host has, and return what the first gives.
+def run_processes(
+    work: Work, count: int, stop_requested: Callable[[], bool], cluster: Cluster | None = None
+) -> Progress:
+    """Do `work` in `count` new processes, as every other host does, and return the result of this host's first one.
 
-    Where one fails all end, and the error is its own, not that of those who lost it. They also end with this process,
-    however it ends. Signals are for this process; it hands on what `stop_requested` says.
+    If one fails, all are ended, and its error is raised rather than those of the others, which lost contact with it.
+    They also end with this process, however it ends. This process receives signals, and passes on `stop_requested`.
 
     Args:
-        work: importable by name, its arguments picklable: `functools.partial` of a module's function.
-        count: the processes.
+        work: importable by name, with arguments that can be pickled: `functools.partial` of a module's function.
+        count: how many processes.
         stop_requested: asked all the time.
-        hosts: the hosts, where there are others.
+        cluster: the hosts, if there are several.
 
     Raises:
-        SeqwrightError: what a process raised.
-        AlgorithmError: a process raised something else, or was killed.
+        SeqwrightError: the error of a process.
+        AlgorithmError: a process raised another exception, or was killed.
     """
-    hosts = hosts or Hosts()
-    address = hosts.address or ("127.0.0.1", _free_port())
+    cluster = cluster or Cluster()
+    address = cluster.address or ("127.0.0.1", _free_port())
     threads = max(1, torch.get_num_threads() // count)
-    with contextlib.ExitStack() as stack:  # its end kills them: they leave nothing half-written, or have failed
+    with contextlib.ExitStack() as stack:  # at its end they are killed: they have written everything, or have failed
         children = []
         for number in range(count):
-            rank, size = hosts.number * count + number, hosts.count * count
-            place = Place(rank, size, number, address, hosts.name, hosts.timeout)
-            child = ChildProcess(_run, work, place, threads, name=f"seqwright-train-{rank}", preload=IMPORTED_ONCE)
+            rank, size = cluster.host_rank * count + number, cluster.num_hosts * count
+            process_rank = ProcessRank(rank, size, number, address, cluster.host_name, cluster.timeout)
+            child = ChildProcess(_run, work, process_rank, threads, name=f"seqwright-train-{rank}", preload=PRELOADED)
             children.append(stack.enter_context(child))
         return _watch(children, stop_requested)
 
 
 def _watch(children: list[ChildProcess], stop_requested: Callable[[], bool]) -> Progress:
-    """Wait for all processes: what the first gave, or the error that counts."""
-    running, answers = {child.connection: child for child in children}, list[Progress]()
+    """Wait for all processes, and return the result of the first or raise the error that explains the others."""
+    running, results = {child.connection: child for child in children}, list[Progress]()
     errors: list[SeqwrightError] = []
-    told, until = False, float("inf")
+    has_been_told, until = False, float("inf")
     while running and time.monotonic() < until:
-        if stop_requested() and not told:
-            told = True
+        if stop_requested() and not has_been_told:
+            has_been_told = True
             for connection in running:
                 with contextlib.suppress(OSError):  # the process has ended, for the reason that is received below
                     connection.send("stop")
@@ -88,16 +91,16 @@ def _watch(children: list[ChildProcess], stop_requested: Callable[[], bool]) -> 
             assert isinstance(ready, Connection)  # noqa: S101 - what was waited for
             child = running.pop(ready)
             try:
-                answer: Progress = child.receive()
+                result: Progress = child.receive()
             except SeqwrightError as error:
                 errors.append(error)
                 until = min(until, time.monotonic() + _GRACE)
             else:
                 if child is children[0]:
-                    answers.append(answer)
+                    results.append(result)
     if errors:
         raise min(errors, key=lambda error: isinstance(error, LostContactError))
-    return answers[0]
+    return results[0]
 
 
 def _free_port() -> int:
@@ -106,7 +109,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _run(connection: Connection, work: Work, place: Place, threads: int) -> Progress:
+def _run(connection: Connection, work: Work, process_rank: ProcessRank, threads: int) -> Progress:
     """In a process: do the work, and listen for the message to stop meanwhile."""
     torch.set_num_threads(threads)
     stop = threading.Event()
@@ -116,4 +119,4 @@ def _run(connection: Connection, work: Work, place: Place, threads: int) -> Prog
             stop.set()
 
     threading.Thread(target=listen, daemon=True).start()
-    return work(place, stop.is_set)
+    return work(process_rank, stop.is_set)

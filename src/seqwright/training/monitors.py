@@ -1,9 +1,11 @@
-"""What watches training: log lines, a progress bar, TensorBoard."""
+"""Monitors that show training to the user: log lines and a progress bar."""
 
+import importlib.util
 import logging
 import math
 import time
-from pathlib import Path
+from collections.abc import Callable
+from typing import TypeVarTuple, Unpack
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -14,12 +16,14 @@ from seqwright.training.progress import Checkpoint, Monitor, Progress, Update
 
 logger = logging.getLogger(__name__)
 
+Ts = TypeVarTuple("Ts")
+
 
 class LogLines(Monitor):
-    """Logs one `#quality_metric` line a metric at each checkpoint, in the original's format, and a summary.
+    """Logs at each checkpoint one `#quality_metric` line per metric, in the original's format, and a summary.
 
     Args:
-        host: the name that the lines carry.
+        host: the name of the host in these lines.
     """
 
     def __init__(self, host: str) -> None:
@@ -34,12 +38,12 @@ class LogLines(Monitor):
         """Log the scores."""
         where = f"#quality_metric: host={self._host}, epoch={progress.epoch}, batch={progress.updates}"
         name, value = checkpoint.train
-        if not math.isnan(value):  # as where a run goes on with the validation that it was stopped in
+        if not math.isnan(value):  # it is where no update was made, after a stop during validation
             logger.info("%s, train %s <score>=%.6g", where, name, value)
         for metric, score in checkpoint.validation.named().items():
             logger.info("%s, validation %s <score>=%.6g", where, metric, score)
         if progress.skipped:
-            logger.warning("%d updates skipped so far, for their loss or gradient was not finite", progress.skipped)
+            logger.info("%d updates skipped so far, for their loss or gradient was not finite", progress.skipped)
         verdict = "best so far, model saved" if checkpoint.improved else f"no improvement for {progress.stale}"
         logger.info(
             "checkpoint %d after update %d: %s; learning rate %.3g; validated in %.1f s",
@@ -48,14 +52,14 @@ class LogLines(Monitor):
 
     def on_end(self, progress: Progress, reason: str) -> None:
         """Say why training ended."""
-        outcome = f"best at update {progress.kept}"
+        outcome = f"best at update {progress.model_updates}"
         if progress.best is None:
-            outcome = "no model was scored: the last is kept" if progress.has_model else "there is no model yet"
+            outcome = "no model was validated: the last is kept" if progress.has_model else "there is no model yet"
         logger.info("training ended after update %d: %s; %s", progress.updates, reason, outcome)
 
 
 class Speed:
-    """Target tokens and pairs a second, over the time since the last reading."""
+    """Target tokens and pairs per second since the last call of `read` or `restart`."""
 
     def __init__(self) -> None:
         self._tokens = self._pairs = 0
@@ -68,25 +72,31 @@ class Speed:
 
     @property
     def seconds(self) -> float:
-        """Time since the last reading."""
+        """Time since counting started."""
         return time.monotonic() - self._since
 
     def read(self) -> tuple[float, float]:
-        """Tokens a second and pairs a second; counting starts anew."""
+        """Tokens per second and pairs per second; counting starts anew."""
         seconds = max(self.seconds, 1e-9)
         rates = self._tokens / seconds, self._pairs / seconds
-        self._tokens = self._pairs = 0
-        self._since = time.monotonic()
+        self.restart()
         return rates
 
-    def skip(self) -> None:
-        """Leave the time since the last reading out of account."""
+    def restart(self) -> None:
+        """Start counting anew."""
         self._tokens = self._pairs = 0
         self._since = time.monotonic()
+
+
+def can_show_bar(console: Console) -> bool:
+    """Whether a live bar works there: on a terminal, and in a notebook that has rich's notebook support."""
+    if console.is_jupyter:
+        return importlib.util.find_spec("ipywidgets") is not None
+    return console.is_terminal
 
 
 class PlainProgress(Monitor):
-    """A log line of loss and speed every `interval` seconds, for output that is not a terminal."""
+    """Logs loss and speed every `interval` seconds, where there is no progress bar."""
 
     def __init__(self, interval: float = 30.0) -> None:
         self._interval = interval
@@ -94,7 +104,7 @@ class PlainProgress(Monitor):
 
     def on_start(self, progress: Progress) -> None:
         """Start the clock."""
-        self._speed.skip()
+        self._speed.restart()
 
     def on_update(self, progress: Progress, update: Update) -> None:
         """Log if it is time."""
@@ -108,16 +118,16 @@ class PlainProgress(Monitor):
 
     def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
         """Validation does not count as training time."""
-        self._speed.skip()
+        self._speed.restart()
 
 
 class ProgressBar(Monitor):
-    """A live bar with loss, speed and time left, on a terminal.
+    """A live bar with loss, speed and time left, on a terminal or in a notebook.
 
-    It counts towards the end where a bound on updates or epochs gives one, and towards the next checkpoint otherwise.
+    It counts to the end of training if updates or epochs are bounded, and to the next checkpoint otherwise.
 
     Args:
-        console: the terminal.
+        console: where it is shown.
         settings: hyperparameters; the bounds are read.
         batches_per_epoch: updates in an epoch.
     """
@@ -140,7 +150,7 @@ class ProgressBar(Monitor):
     def on_start(self, progress: Progress) -> None:
         """Show the bar."""
         self._show(progress)
-        self._speed.skip()
+        self._speed.restart()
         self._bar.start()
 
     def on_update(self, progress: Progress, update: Update) -> None:
@@ -154,14 +164,14 @@ class ProgressBar(Monitor):
     def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
         """Validation does not count as training time."""
         self._show(progress)
-        self._speed.skip()
+        self._speed.restart()
 
     def on_end(self, progress: Progress, reason: str) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.close()
 
     def close(self) -> None:
-        """Take the bar away, after an error too."""
+        """Remove the bar; also to be called after an error."""
         self._bar.stop()
 
     def _show(self, progress: Progress) -> None:
@@ -169,42 +179,43 @@ class ProgressBar(Monitor):
         self._bar.update(self._task, completed=done, epoch=progress.epoch)
 
 
-class TensorBoard(Monitor):
-    """Writes TensorBoard event files.
+class Isolated(Monitor):
+    """Passes everything on to a monitor whose failure must not end training. A failure is logged once and ends it.
 
     Args:
-        folder: where they go.
-        interval: updates between two points of the training curves.
+        monitor: the monitor.
     """
 
-    def __init__(self, folder: Path, interval: int = 50) -> None:
-        self._folder = folder
-        self._interval = interval
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._has_failed = False
 
     def on_start(self, progress: Progress) -> None:
-        """Open a new event file; points after `progress` that an interrupted run left are hidden by it."""
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(str(self._folder), purge_step=progress.updates + 1 if progress.updates else None)
+        """Pass on."""
+        self._call(self._monitor.on_start, progress)
 
     def on_update(self, progress: Progress, update: Update) -> None:
-        """Write loss and learning rate now and then."""
-        if progress.updates % self._interval == 0:
-            self._add("train/loss", update.loss.item(), progress)
-            self._add("train/learning_rate", update.learning_rate, progress)
+        """Pass on."""
+        self._call(self._monitor.on_update, progress, update)
 
     def on_checkpoint(self, progress: Progress, checkpoint: Checkpoint) -> None:
-        """Write the scores."""
-        name, value = checkpoint.train
-        self._add(f"train/{name}", value, progress)
-        for metric, score in checkpoint.validation.named().items():
-            self._add(f"validation/{metric}", score, progress)
-        self._writer.flush()
+        """Pass on."""
+        self._call(self._monitor.on_checkpoint, progress, checkpoint)
 
-    def _add(self, name: str, value: float, progress: Progress) -> None:
-        if math.isfinite(value):  # no curve has a place for others, and the library would warn of them twice
-            self._writer.add_scalar(name, value, progress.updates)
+    def on_interrupt(self, progress: Progress) -> None:
+        """Pass on."""
+        self._call(self._monitor.on_interrupt, progress)
 
     def on_end(self, progress: Progress, reason: str) -> None:
-        """Close the file."""
-        self._writer.close()
+        """Pass on."""
+        self._call(self._monitor.on_end, progress, reason)
+
+    def _call(self, method: Callable[[Unpack[Ts]], None], *arguments: *Ts) -> None:
+        if self._has_failed:
+            return
+        try:
+            method(*arguments)
+        except Exception as error:
+            self._has_failed = True
+            name = type(self._monitor).__name__
+            logger.warning("training goes on without %s: %s: %s", name, type(error).__name__, error)

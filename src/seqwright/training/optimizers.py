@@ -1,4 +1,4 @@
-"""Optimizers by the hyperparameters' names, as the original's engine computes them."""
+"""The optimizers that `optimizer_type` names, computed as in the original's engine."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,15 +11,15 @@ from seqwright.hyperparameters import Hyperparameters
 
 
 def build_optimizer(settings: Hyperparameters, parameters: Mapping[str, Parameter]) -> Optimizer:
-    """The optimizer that `optimizer_type` names, with the original engine's constants.
+    """The optimizer that `optimizer_type` names, with the constants of the original's engine.
 
-    Weight decay is part of the gradient, `g + wd · w`, of all but biases (coupled, not AdamW). Stochastic gradient
-    descent adds it to the clipped gradient by itself; for the others `add_weight_decay` adds it before clipping. The ε
-    of Adam is PyTorch's, added to the corrected root: in the first updates the original's counts for more.
+    Weight decay is added to the gradient, `g + wd · w`, of all parameters but biases (coupled, not AdamW). SGD adds it
+    itself, to the clipped gradient; for Adam and RMSProp `add_weight_decay` adds it before clipping. Adam's ε is used
+    as in PyTorch, added to the corrected root; in the original it has more weight in the first updates.
 
     Args:
         settings: `optimizer_type`, `learning_rate`, `momentum` and `weight_decay` are read.
-        parameters: what it updates, by name.
+        parameters: the parameters to update, by name.
     """
     rate, decay = settings.learning_rate, settings.weight_decay
     groups: list[dict[str, Any]] = [{"params": list(parameters.values())}]
@@ -36,33 +36,35 @@ def build_optimizer(settings: Hyperparameters, parameters: Mapping[str, Paramete
 
 
 _DECAY = "decay_before_clipping"
-"""The setting of a parameter group that `add_weight_decay` looks for."""
+"""The key in a parameter group from which `add_weight_decay` takes the weight decay."""
 
 
+@torch.no_grad()
 def add_weight_decay(optimizer: Optimizer) -> None:
-    """Add to the gradients of Adam and RMSProp their weight decay, before they are clipped.
+    """Add the weight decay of Adam and RMSProp to the gradients, before these are clipped.
 
-    So does the original's engine: MXNet 1.6, `adam_update` and `rmsprop_update`.
+    The order is that of the original's engine: MXNet 1.6, `adam_update` and `rmsprop_update`.
     """
     for group in optimizer.param_groups:
         if decay := group.get(_DECAY):
-            parameters = [each for each in group["params"] if each.grad is not None]
-            torch._foreach_add_([each.grad for each in parameters], parameters, alpha=decay)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter, alpha=decay)
 
 
 class RMSProp(Optimizer):
-    """RMSProp (Tieleman & Hinton 2012) as in MXNet 1.6, `rmsprop_update`: ε is below the root.
+    """RMSProp (Tieleman & Hinton 2012) as in MXNet 1.6, `rmsprop_update`: ε is under the root.
 
         n ← α n + (1 − α) g²
         w ← w − lr · g / √(n + ε)
 
-    In PyTorch's, ε is added to the root: there the smallest gradients take steps as large as any others, here those
-    below √ε do not.
+    PyTorch's RMSProp adds ε to the root, so that even the smallest gradients take steps of full size; here gradients
+    below √ε take smaller ones.
 
     Args:
         groups: parameters, or groups of them with their settings.
         lr: learning rate.
-        alpha: α, the share of the past in the mean square n.
+        alpha: α, the weight of the past in the mean square n.
         eps: ε.
     """
 
@@ -71,15 +73,13 @@ class RMSProp(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update the parameters that have a gradient; a `closure` is not called."""
+        """Update the parameters that have a gradient; `closure` is not called."""
         for group in self.param_groups:
-            parameters = [each for each in group["params"] if each.grad is not None]
-            if not parameters:
-                continue
-            gradients = [each.grad for each in parameters]
-            squares = [self.state[each].setdefault("square_avg", torch.zeros_like(each)) for each in parameters]
-            torch._foreach_mul_(squares, group["alpha"])
-            torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["alpha"])
-            roots = torch._foreach_add(squares, group["eps"])
-            torch._foreach_sqrt_(roots)
-            torch._foreach_addcdiv_(parameters, gradients, roots, -group["lr"])
+            for parameter in group["params"]:
+                gradient = parameter.grad
+                if gradient is None:
+                    continue
+                square = self.state[parameter].setdefault("square_avg", torch.zeros_like(parameter))
+                square.mul_(group["alpha"]).addcmul_(gradient, gradient, value=1 - group["alpha"])
+                root = square.add(group["eps"]).sqrt_()
+                parameter.addcdiv_(gradient, root, value=-group["lr"])

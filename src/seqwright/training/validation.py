@@ -1,4 +1,4 @@
-"""Scoring the model at a checkpoint, on the validation channel."""
+"""Scores of the model on the validation channel, at a checkpoint."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ from seqwright.inference.beam_search import NotFiniteError
 from seqwright.inference.evaluation import ReferenceScores, reference_sums
 from seqwright.inference.translator import Translator
 from seqwright.metrics import bleu
-from seqwright.training.parallel import Group
+from seqwright.training.group import Group
 from seqwright.training.progress import Scores
 from seqwright.training.trainer import Validate
 
@@ -28,32 +28,33 @@ def validator(
     precision: Precision,
     group: Group,
 ) -> Validate:
-    """A function that scores the model as it then stands; with BLEU where the hyperparameters ask for it.
+    """Make the function that scores the model as it is when called; with BLEU if the hyperparameters ask for it.
 
     Args:
         trained: the model in training.
         corpus: the validation channel, for BLEU.
-        batches: the same in batches, for perplexity and accuracy.
+        batches: the same channel in batches, for perplexity and accuracy.
         device: where the model is.
-        precision: the arithmetic it is trained in.
-        group: the processes that share the work; all get the scores of the whole.
+        precision: the arithmetic of training.
+        group: the processes that share the work; all get the scores of the whole channel.
     """
     settings = trained.settings
-    asked = settings.bleu_sample_size
-    size = -1 if asked == 0 and settings.optimized_metric == "bleu" else asked
+    bleu_pairs = settings.bleu_sample_size
+    if bleu_pairs == 0 and settings.optimized_metric == "bleu":
+        bleu_pairs = -1
 
     def validate(stop_requested: Callable[[], bool]) -> Scores | None:
-        mine = itertools.islice(batches.in_order(), group.rank, None, group.size)
-        share = itertools.takewhile(lambda _: not stop_requested(), mine)
-        *sums, stopped = group.sum(*reference_sums(trained.model, share, device, precision), stop_requested())
-        if stopped:
+        share = itertools.islice(batches.in_order(), group.rank, None, group.size)
+        until_stop = itertools.takewhile(lambda _: not stop_requested(), share)
+        *sums, stops = group.sum(*reference_sums(trained.model, until_stop, device, precision), stop_requested())
+        if stops:
             return None
-        shown, score = ReferenceScores.of(*sums), None
-        if size:
-            score = sample_bleu(trained, corpus, size, device, precision, group, stop_requested)
-            if score is None:
+        reference, bleu_score = ReferenceScores.of(*sums), None
+        if bleu_pairs:
+            bleu_score = sample_bleu(trained, corpus, bleu_pairs, device, precision, group, stop_requested)
+            if bleu_score is None:
                 return None
-        return Scores(shown.perplexity, shown.accuracy, score)
+        return Scores(reference.perplexity, reference.accuracy, bleu_score)
 
     return validate
 
@@ -67,25 +68,28 @@ def sample_bleu(
     group: Group,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """BLEU of beam-search translations of the first `size` pairs of `corpus`, references whole; of all of them if -1.
+    """BLEU of the beam-search translations of the first `size` pairs of `corpus`, or of all pairs if `size` is -1.
 
-    None where one of the group's processes was asked to stop; not a number where the model gives no finite
-    probabilities.
+    References are whole, even where training cuts them. A reference word that the vocabulary lacks is `<unk>`, which
+    `bleu` counts as matching nothing.
+
+    Returns:
+        The score; None if one of the processes was asked to stop; NaN if the model gives no finite probabilities.
     """
     count = len(corpus) if size == -1 else min(size, len(corpus))
     translator = Translator(trained, device, precision)
     sources = [corpus.source[i].tolist() for i in range(group.rank, count, group.size)]
     try:
-        mine, failed = translator.translate_ids(sources, stop_requested=stop_requested), False
+        translations, failed = translator.translate_ids(sources, stop_requested=stop_requested), False
     except NotFiniteError:
-        mine, failed = [], True
-    stopping, failures = group.sum(stop_requested(), failed)
-    if stopping:
+        translations, failed = [], True
+    stops, failures = group.sum(stop_requested(), failed)
+    if stops:
         return None
     if failures:
         return math.nan
-    shares = [json.loads(share) for share in group.gather(json.dumps([each.ids for each in mine]).encode())]
-    found = [shares[i % group.size][i // group.size] for i in range(count)]
+    shares = [json.loads(share) for share in group.gather(json.dumps([each.ids for each in translations]).encode())]
+    hypotheses = [shares[i % group.size][i // group.size] for i in range(count)]
     words = trained.target_vocabulary.words
     references = [words(corpus.target[i].tolist()) for i in range(count)]
-    return bleu([words(ids) for ids in found], references).value
+    return bleu([words(ids) for ids in hypotheses], references).value
