@@ -74,10 +74,3 @@ def test_a_path_that_is_too_long_is_the_users_error(tmp_path: Path) -> None:
 def test_a_byte_order_mark_before_a_json_object_is_skipped(tmp_path: Path) -> None:
     (tmp_path / "hyperparameters.json").write_bytes(BOM + b'{"batch_size": 8}')
     assert read_json_object(tmp_path / "hyperparameters.json") == {"batch_size": 8}
-
-
-def test_a_file_of_names_and_values_of_any_size_is_not_read(tmp_path: Path) -> None:
-    with (tmp_path / "config.json").open("wb") as stream:
-        stream.truncate((16 << 20) + 1)
-    with pytest.raises(ClientError, match=r"config\.json has more than 16 MiB"):
-        read_json_object(tmp_path / "config.json")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from seqwright import locks
-from seqwright.artifacts import TrainedModel
+from seqwright.artifacts import TrainedModel, save_model
 from seqwright.data.recordio import encode_records
 from seqwright.data.sequences import Sequences
 from seqwright.errors import ClientError
@@ -264,3 +266,29 @@ def test_a_dash_stands_for_the_standard_streams(
 def test_a_batch_size_of_zero_is_refused(translator: Translator, tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="batch_size must be"):
         translate_file(translator, source=tmp_path / "in", target=tmp_path / "out", batch_size=0)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_program_that_waits_for_each_answer_gets_it(
+    processes: str, translator: Translator, expected: list[str], tmp_path: Path
+) -> None:
+    save_model(tmp_path / "model", translator.trained, {})
+    command = [sys.executable, "-m", "seqwright", "translate", "--model", str(tmp_path / "model")]
+    options = ["--precision", "fp32", "--batch-size", "2", "--processes", processes]
+    with subprocess.Popen([*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        assert process.stdout
+        watchdog = threading.Timer(120, process.kill)  # a program that never answers fails the test
+        watchdog.start()
+        asked = 0
+        for count in (1, 1, 5, 2):  # lines that are written together
+            process.stdin.write("".join(f"{source}\n" for source in SOURCES[asked : asked + count]))
+            process.stdin.flush()
+            answers = [process.stdout.readline().rstrip("\n") for _ in range(count)]
+            assert answers == expected[asked : asked + count]
+            asked += count
+        process.stdin.write(SOURCES[asked])  # without a line end
+        process.stdin.close()
+        assert process.stdout.read() == f"{expected[asked]}\n"
+        watchdog.cancel()
+    assert process.returncode == 0

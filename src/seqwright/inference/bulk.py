@@ -19,13 +19,10 @@ from seqwright.inference.input_report import InputReport
 from seqwright.inference.options import SearchOptions
 from seqwright.inference.pool import TranslatorPool
 from seqwright.inference.sources import Source, read_sources
-from seqwright.inference.translator import BATCH_SIZE, Translation, Translator, check_batch_size
+from seqwright.inference.translator import BATCH_SIZE, BATCHES_A_BLOCK, Translation, Translator, check_batch_size
 from seqwright.locks import lock_path, locked
 
 _LOGGER = logging.getLogger(__name__)
-
-BATCHES_A_BLOCK = 16
-"""Batches read together, sorted by length and written together: at most so much is lost when a run is interrupted."""
 
 
 def translate_file(

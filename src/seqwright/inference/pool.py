@@ -16,11 +16,11 @@ from typing import Self, cast
 
 import torch
 
-from seqwright.artifacts import load_model
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.devices import keep_freed_memory, process_count
 from seqwright.inference.options import SearchOptions
-from seqwright.inference.translator import BATCH_SIZE, Translation, Translator, by_length
+from seqwright.inference.translator import BATCH_SIZE, BATCHES_A_BLOCK, Translation, Translator, by_length
+from seqwright.model_sources import load_any_model
 from seqwright.processes import ChildProcess, messages
 
 
@@ -64,7 +64,7 @@ class TranslatorPool:
     """
 
     def __init__(self, model: Path, device: str, precision: str, count: int) -> None:
-        self.trained = load_model(model)
+        self.trained = load_any_model(model)
         self._count = count
         self._idle: SimpleQueue[ChildProcess] = SimpleQueue()
         threads = max(1, torch.get_num_threads() // count)
@@ -102,7 +102,8 @@ class TranslatorPool:
     ) -> Iterator[list[Translation]]:
         """As `Translator.translate_blocks`; takes blocks ahead, so that no process has to wait for the end of one.
 
-        What is a single batch comes from a terminal, or is the last, and is waited for.
+        A block of fewer than `BATCHES_A_BLOCK` batches says that no more input is there yet: its translations are
+        yielded before the next block is asked for.
 
         Raises:
             SeqwrightError: a process failed, or was ended from outside.
@@ -112,9 +113,10 @@ class TranslatorPool:
         for block in blocks:
             chunks = list(by_length(block, batch_size))
             found = [self._executor.submit(self._translate, [block[i] for i in chunk], options) for chunk in chunks]
+            is_short = len(block) < BATCHES_A_BLOCK * batch_size  # no more input is there yet
             waiting.append(_Block(len(block), chunks, found))
             ahead += len(chunks)
-            while waiting and (len(chunks) <= 1 or ahead - len(waiting[0].chunks) >= 2 * self._count):
+            while waiting and (is_short or ahead - len(waiting[0].chunks) >= 2 * self._count):
                 ahead -= len(waiting[0].chunks)
                 yield waiting.popleft().result()
         while waiting:
@@ -136,8 +138,8 @@ class _Block:
 
     Attributes:
         size: how many.
-        chunks: which of them are searched together.
-        found: what comes of each chunk.
+        chunks: positions of the sources that are searched together.
+        found: the translations of each chunk.
     """
 
     size: int

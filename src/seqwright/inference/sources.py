@@ -4,11 +4,13 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 from seqwright.data.recordio import read_records
-from seqwright.data.text import decode_blocks, read_blocks
+from seqwright.data.text import decode_available, read_blocks
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
 
@@ -38,7 +40,7 @@ def read_sources(
     Args:
         path: the file; None reads text from standard input.
         vocabulary: the source vocabulary.
-        size: sequences in a block; standard input that is a terminal gives them one by one.
+        size: sequences in a block; a block of standard input has fewer where no more are there yet.
         advance: called after every block of lines with the bytes of the file that were read for it.
 
     Raises:
@@ -50,7 +52,7 @@ def read_sources(
     if path is None:
         if sys.stdin is None:
             raise ClientError("standard input is closed: name a file with --input")
-        blocks = decode_blocks(sys.stdin.buffer, "standard input", 1 if sys.stdin.isatty() else size)
+        blocks = decode_available(cast(BufferedReader, sys.stdin.buffer), "standard input", size)
     else:
         blocks = read_blocks(path, size, advance)
     if path is not None and path.name.removesuffix(".gz").endswith(".jsonl"):

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from seqwright.artifacts import TrainedModel, load_model
+from seqwright.artifacts import TrainedModel
 from seqwright.data.vocabulary import EOS, PAD, SPECIAL_TOKENS, UNK, Vocabulary
 from seqwright.devices import Precision, choose_device, choose_precision, is_out_of_memory
 from seqwright.errors import ClientError
@@ -18,6 +18,7 @@ from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.beam_search import Hypothesis, beam_search
 from seqwright.inference.input_report import InputReport, unknown_tokens
 from seqwright.inference.options import SearchOptions, search_options
+from seqwright.model_sources import load_any_model
 from seqwright.models.prepared import prepare_model
 from seqwright.models.protocols import SearchModel
 
@@ -25,6 +26,9 @@ BATCH_SIZE = 64
 """Sequences searched together, unless told otherwise."""
 
 MAX_BATCH_SIZE = 1_000_000
+
+BATCHES_A_BLOCK = 16
+"""Batches of a file that are read together, sorted by length and written together."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Translator:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", precision: str = "auto", number: int | None = None) -> Self:
-        """Load a model folder or a `model.tar.gz`.
+        """Load a model folder or a `model.tar.gz`, of seqwright or of the original's engine.
 
         Args:
             path: the model.
@@ -96,7 +100,7 @@ class Translator:
             ClientError: the model is missing or damaged, or the device or precision is not available.
         """
         chosen = choose_device(device, number)
-        return cls(load_model(Path(path), chosen), chosen, choose_precision(precision, chosen))
+        return cls(load_any_model(path, chosen), chosen, choose_precision(precision, chosen))
 
     @property
     def settings(self) -> Hyperparameters:

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seqwright.artifacts import TrainedModel, load_model
+from seqwright.artifacts import TrainedModel
 from seqwright.data.vectors import read_vectors
 from seqwright.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from seqwright.errors import ClientError
 from seqwright.files import describe_os_errors
 from seqwright.hyperparameters import Hyperparameters
+from seqwright.model_sources import load_any_model
 from seqwright.models.seq2seq import Seq2Seq
 
 SOURCE_EMBEDDING = "encoder.embedding.table.weight"
@@ -87,7 +88,7 @@ def load_warm_start(start: Start) -> WarmStart:
         ClientError: a file is missing, unreadable or damaged, or an embedding with random values is to be frozen.
     """
     digests = {}
-    model = load_model(start.model) if start.model else None
+    model = load_any_model(start.model) if start.model else None
     if model:
         digests["start model"] = _digest_model(model)
     for side, vectors, frozen in (
