@@ -99,7 +99,7 @@ def _not_zero(number: int) -> bool:
     return number != 0
 
 
-_MAX_LAYERS = 10_000
+_MAX_LAYERS = 1_000
 _MAX_SIZE = 1_000_000
 """Widths, tokens of a sequence, sentences of a batch."""
 _MAX_COUNT = 10**12
