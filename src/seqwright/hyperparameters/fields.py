@@ -329,7 +329,8 @@ class Hyperparameters(BaseModel):
         Raises:
             ClientError: Names every problem, one to a line, each with what would be valid.
         """
-        return cls.model_validate({str(name): value for name, value in values.items()})
+        named = {str(name): value for name, value in values.items()} if isinstance(values, Mapping) else values
+        return cls.model_validate(named)
 
     @classmethod
     def traits(cls, name: str) -> Traits:
