@@ -1,9 +1,9 @@
-"""Asking an endpoint in two of its formats: JSON with boto3, as clients of the original do, and records by plain HTTP.
+"""A client of the endpoint in two formats: JSON with boto3, as clients of the original do, and records over plain HTTP.
 
     seqwright serve --model MODEL &
     python examples/client.py --model MODEL "h e l l o" "w o r l d"
 
-Records hold ids, so that their part needs the vocabularies of the model folder. `pip install boto3 httpx` first.
+Records hold ids, so they need the vocabularies in the model folder. Install boto3 and httpx first.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from seqwright.data.vocabulary import Vocabulary
 
 
 def ask_in_json(url: str, sources: list[str]) -> None:
-    """Print translations, their scores and alternatives, and what each token was translated from."""
+    """Print translations, their scores and alternatives, and the source token that each token attends to most."""
     client = boto3.client(
         "sagemaker-runtime",
         endpoint_url=url,
@@ -37,7 +37,7 @@ def ask_in_json(url: str, sources: list[str]) -> None:
 
 
 def ask_in_records(url: str, sources: list[str], model: Path) -> None:
-    """Print the translations of ids."""
+    """Print the translations of sequences of ids."""
     ours, theirs = (Vocabulary.load(model / f"vocab.{side}.json") for side in ("src", "trg"))
     body = encode_records({"source": Sequences.of([ours.ids(source.split()) for source in sources])})
     headers = {"Content-Type": "application/x-recordio-protobuf"}
@@ -49,7 +49,7 @@ def ask_in_records(url: str, sources: list[str], model: Path) -> None:
 
 
 def main() -> None:
-    """Ask in both ways."""
+    """Translate in both formats."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+")
     parser.add_argument("--model", type=Path, required=True, help="the folder of the model that is served")

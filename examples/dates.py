@@ -1,9 +1,9 @@
-"""Reading dates, from nothing to a model in a minute or two: what the Python API looks like from end to end.
+"""A model that reads dates, trained in a minute or two: the Python interface from text to translations.
 
     python examples/dates.py [--output dates] [--pairs 20000] [--updates 300]
 
-"Thursday, 4 March 2021" is to become "2021-03-04", character by character. Every text is made up by chance, some are
-kept from training, and the model reads those. Run it again and it goes on with the model that is there.
+The model turns "Thursday, 4 March 2021" into "2021-03-04", character by character. The dates are random; those that are
+translated at the end are not in training. A second run finds the model and only translates.
 """
 
 import argparse
@@ -28,19 +28,19 @@ SETTINGS = {
 
 
 def tokens(text: str) -> str:
-    """The characters of a text as tokens; a space is one, too."""
+    """The characters of a text as tokens; a space becomes `_`."""
     return " ".join(text.replace(" ", "_"))
 
 
 def dates(count: int, seed: int) -> list[tuple[str, str]]:
-    """Made-up dates: source and target, as tokens."""
-    chance = random.Random(seed)
-    days = (datetime.date(1970, 1, 1) + datetime.timedelta(days=chance.randrange(27_000)) for _ in range(count))
-    return [(tokens(day.strftime(chance.choice(FORMATS))), tokens(day.isoformat())) for day in days]
+    """Random dates: source and target, as tokens."""
+    generator = random.Random(seed)
+    days = (datetime.date(1970, 1, 1) + datetime.timedelta(days=generator.randrange(27_000)) for _ in range(count))
+    return [(tokens(day.strftime(generator.choice(FORMATS))), tokens(day.isoformat())) for day in days]
 
 
 def write(folder: Path, name: str, pairs: Sequence[tuple[str, str]]) -> tuple[Path, Path]:
-    """A text file a side."""
+    """Write the sources and the targets of `pairs` to two text files; returns their paths."""
     paths = folder / f"{name}.source", folder / f"{name}.target"
     for path, lines in zip(paths, zip(*pairs, strict=True), strict=True):
         path.write_text("".join(f"{line}\n" for line in lines))
@@ -48,7 +48,7 @@ def write(folder: Path, name: str, pairs: Sequence[tuple[str, str]]) -> tuple[Pa
 
 
 def main() -> None:
-    """Make the text, prepare, train, and read dates that were never seen."""
+    """Make the text, prepare it, train, and translate dates that were not in training."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("dates"))
     parser.add_argument("--pairs", type=int, default=20_000)
@@ -66,21 +66,20 @@ def main() -> None:
             validation_target=validation_target,
             output=folder / "data",
         )
-    progress = Console(stderr=True)
     settings = {**SETTINGS, "max_num_batches": options.updates}
-    seqwright.train(seqwright.Channels.under(folder / "data"), folder / "model", settings, console=progress)
+    seqwright.train(seqwright.Channels.under(folder / "data"), folder / "model", settings)
 
     translator = seqwright.Translator.load(folder / "model")
     unseen = dates(500, seed=3)
-    found = translator.translate([source for source, _ in unseen], attention=True)
-    right = sum(translation.text == target for translation, (_, target) in zip(found, unseen, strict=True))
+    translations = translator.translate([source for source, _ in unseen], attention=True)
+    right = sum(translation.text == target for translation, (_, target) in zip(translations, unseen, strict=True))
     console = Console()
-    for translation, (source, target) in list(zip(found, unseen, strict=True))[:8]:
+    for translation, (source, target) in list(zip(translations, unseen, strict=True))[:8]:
         mark = "" if translation.text == target else f"   (it is {target.replace(' ', '')})"
         console.print(f"{source.replace(' ', '').replace('_', ' '):>30}  {''.join(translation.tokens)}{mark}")
     console.print(f"{right / len(unseen):.1%} of {len(unseen)} dates that were not in training are right")
-    if (attention := found[0].attention) is not None:
-        console.print(attention_table(unseen[0][0].split(), found[0].tokens, attention))
+    if translations[0].tokens and (attention := translations[0].attention) is not None:
+        console.print(attention_table(unseen[0][0].split(), translations[0].tokens, attention))
 
 
 if __name__ == "__main__":

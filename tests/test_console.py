@@ -60,7 +60,7 @@ def test_a_program_that_set_up_logging_keeps_its_own_handlers() -> None:
 
 def test_a_line_is_printed_as_it_is_and_not_wrapped() -> None:
     console = Console(file=io.StringIO(), width=20)
-    text = "a :smile: [red]b[/red] /x/%d " + "long " * 20
+    text = "a :smile: [red]b[/red] /x/%d " + "long " * 20 + "end"
     print_line(console, text)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == text + "\n"

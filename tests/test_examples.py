@@ -1,4 +1,4 @@
-"""The examples run as their texts say."""
+"""The examples run as their docstrings say."""
 
 import re
 import runpy
@@ -20,7 +20,9 @@ def run(name: str, *arguments: object, monkeypatch: pytest.MonkeyPatch) -> None:
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
-def test_dates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dates_reads_dates_and_a_second_run_prints_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ("--output", tmp_path / "dates", "--pairs", 200, "--updates", 2)
     run("dates.py", *options, monkeypatch=monkeypatch)
     first = capsys.readouterr().out
@@ -29,7 +31,19 @@ def test_dates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert capsys.readouterr().out == first
 
 
-def test_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_dates_are_read_right_after_training_with_the_default_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("dates.py", "--output", tmp_path / "dates", monkeypatch=monkeypatch)
+    found = re.search(r"(\d+\.\d)% of 500 dates that were not in training are right", capsys.readouterr().out)
+    assert found
+    assert float(found[1]) > 90
+
+
+def test_client_prints_the_translations_of_the_endpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     trained = random_model()
     save_model(tmp_path / "model", trained, {})
     translator = Translator(trained, torch.device("cpu"))

@@ -7,7 +7,7 @@ import pytest
 from seqwright.metrics import bleu, chrf, perplexity, sequence_error_rate, token_error_rate
 
 
-def test_perplexity_is_the_exponential_of_the_mean() -> None:
+def test_perplexity_is_the_exponential_of_the_mean_loss() -> None:
     assert perplexity(3 * math.log(7), 3) == pytest.approx(7)
 
 
@@ -15,7 +15,7 @@ def test_perplexity_overflows_to_infinity() -> None:
     assert perplexity(1e6, 1) == math.inf
 
 
-def test_bleu_takes_tokens_as_they_stand() -> None:
+def test_bleu_does_not_tokenize_again() -> None:
     tokens = ["das", "ist", "ein", ",", "satz", "."]
     assert bleu([tokens], [tokens]).value == pytest.approx(100)
     glued = ["das", "ist", "ein,", "satz."]
@@ -23,7 +23,7 @@ def test_bleu_takes_tokens_as_they_stand() -> None:
     assert "tok:none" in bleu([tokens], [tokens]).signature
 
 
-def test_bleu_by_hand() -> None:
+def test_bleu_equals_a_value_computed_by_hand() -> None:
     # 5, 3, 2 and 1 matching n-grams of 6, 5, 4 and 3; no brevity penalty.
     hypothesis, reference = list("abcdxe"), list("abcdef")
     expected = 100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25

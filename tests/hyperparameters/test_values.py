@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -169,9 +170,10 @@ def test_every_way_of_making_them_gives_the_same_advice(values: dict[str, Any]) 
     assert len(messages) == 1
 
 
-def test_values_that_are_not_a_mapping_are_refused() -> None:
+@pytest.mark.parametrize("make", [Hyperparameters.parse, Hyperparameters.model_validate])
+def test_values_that_are_not_a_mapping_are_refused(make: Callable[[Any], Hyperparameters]) -> None:
     with pytest.raises(ClientError, match="hyperparameters must be names with values, not 'abc'"):
-        Hyperparameters.model_validate("abc")
+        make("abc")
 
 
 def test_copies_and_pickles_are_equal() -> None:

@@ -82,8 +82,7 @@ def set_up_output() -> None:
     sys.stdout = io.TextIOWrapper(
         io.BufferedWriter(_StandardOutput(sys.stdout.fileno())),
         encoding="utf-8",
-        line_buffering=sys.stdout.line_buffering,
-        write_through=sys.stdout.write_through,
+        line_buffering=sys.stdout.line_buffering or sys.stdout.write_through,  # write_through: python -u
     )
 
 

@@ -20,7 +20,11 @@ def train_command(
     output: Annotated[str, path_option(help="Model folder to write.")],
     assignments: Annotated[
         list[str] | None,
-        typer.Option("-H", metavar="NAME=VALUE", help="A hyperparameter; may be given many times."),
+        typer.Option(
+            "-H",
+            metavar="NAME=VALUE",
+            help="A hyperparameter, of those that `seqwright hyperparameters` lists; may be given many times.",
+        ),
     ] = None,
     hyperparameters: Annotated[str | None, path_option(help="JSON object of hyperparameters; -H overrides it.")] = None,
     model: Annotated[

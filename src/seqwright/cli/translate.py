@@ -28,10 +28,12 @@ def translate_command(
     model: ModelOption,
     input: Annotated[  # noqa: A002 - the option is called --input
         str | None,
-        path_option(help="Text, .jsonl or .rec file; text from standard input if not given.", standard_stream=True),
+        path_option(
+            help="Text, .jsonl or .rec file; text from standard input if not given or -.", standard_stream=True
+        ),
     ] = None,
     output: Annotated[
-        str | None, path_option(help="File to write; standard output if not given.", standard_stream=True)
+        str | None, path_option(help="File to write; standard output if not given or -.", standard_stream=True)
     ] = None,
     beam_size: BeamSizeOption = None,
     nbest: Annotated[

@@ -99,13 +99,13 @@ def _not_zero(number: int) -> bool:
     return number != 0
 
 
-_MAX_LAYERS = 10_000
+_MAX_LAYERS = 1_000
 _MAX_SIZE = 1_000_000
 """Widths, tokens of a sequence, sentences of a batch."""
 _MAX_COUNT = 10**12
 """Updates, epochs, checkpoints or sentence pairs: a computer that makes 1,000 a second needs 30 years for them."""
-_MAX_FACTOR = 1_000_000
-"""Learning rate, weight decay, scale of initial weights."""
+_MAX_FACTOR = 1e30
+"""Learning rate, weight decay, clipping, scale of initial weights: arithmetic in 32 bits overflows beyond 3e38."""
 
 _Count = Annotated[int, Ge(1)]
 _Probability = Annotated[float, Ge(0), Le(1)]
@@ -234,7 +234,7 @@ class Hyperparameters(BaseModel):
     """Momentum of sgd; the other optimizers take none."""
     weight_decay: Annotated[float, Ge(0)] = _field(0.0, "optimizer", _continuous(0, 0.1), maximum=_MAX_FACTOR)
     """Strength of the pull of every weight towards zero."""
-    clip_gradient: float = _field(1.0, "optimizer", _continuous(1, 5), maximum=1e30)
+    clip_gradient: float = _field(1.0, "optimizer", _continuous(1, 5), maximum=_MAX_FACTOR)
     """Bound on each gradient element's absolute value; a negative one switches clipping off."""
 
     lr_scheduler_type: _Schedule = _field("plateau_reduce", "schedule", _categories(*get_args(_Schedule)))
@@ -329,7 +329,8 @@ class Hyperparameters(BaseModel):
         Raises:
             ClientError: Names every problem, one to a line, each with what would be valid.
         """
-        return cls.model_validate({str(name): value for name, value in values.items()})
+        named = {str(name): value for name, value in values.items()} if isinstance(values, Mapping) else values
+        return cls.model_validate(named)
 
     @classmethod
     def traits(cls, name: str) -> Traits:
