@@ -13,6 +13,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import Progress
 
+from seqwright.console import can_show_bars
 from seqwright.errors import ClientError
 from seqwright.files import describe_os_errors, read_json_object, writing
 from seqwright.inference.input_report import InputReport
@@ -220,8 +221,8 @@ def _keep_whole_lines(partial: Path) -> int:
 
 @contextlib.contextmanager
 def _progress(console: Console | None, source: Path | None) -> Iterator[Callable[[int], None] | None]:
-    """A function that moves a progress bar by bytes read, where there is a terminal to show one."""
-    if console is None or not console.is_terminal or source is None:
+    """A function that advances a progress bar by bytes read, if the console can show one."""
+    if source is None or not can_show_bars(console):
         yield None
         return
     with describe_os_errors(f"cannot read {source}"):
