@@ -7,7 +7,7 @@ import typer
 
 from seqwright.cli.console import STDERR
 from seqwright.cli.options import BeamSizeOption, DeviceOption, ModelOption, PrecisionOption, path_option
-from seqwright.remote import Staging
+from seqwright.remote import LocalCopies
 
 
 class Format(enum.StrEnum):
@@ -43,10 +43,10 @@ def translate_command(
     from seqwright.inference.bulk import translate_file
     from seqwright.inference.pool import load_translators
 
-    with Staging(STDERR) as staging:
-        target = staging.write_file(output) if output else None
-        source = staging.read_if_given(input)
-        path = staging.read(model)
+    with LocalCopies(STDERR) as copies:
+        target = copies.write_file(output) if output else None
+        source = copies.read_if_given(input)
+        path = copies.read(model)
         with load_translators(path, device, precision, processes) as translator:
             translate_file(
                 translator,
