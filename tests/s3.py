@@ -1,4 +1,4 @@
-"""A real S3 API on loopback that can be told to fail."""
+"""A real S3 API on loopback, for tests: it can be told to fail."""
 
 import os
 import signal
@@ -16,15 +16,19 @@ Environ = dict[str, Any]
 Start = Callable[..., Any]
 Respond = Callable[[Environ, Start], Iterable[bytes]]
 Fault = Callable[[Environ, Start], Iterable[bytes] | None]
-"""Answers in the API's place, or gives None to let it answer."""
+"""Answers in place of the API, or returns None to let it answer."""
+
+CONTENT = bytes(range(256)) * 10
+"""The content of a file."""
 
 
 class S3(threading.Thread):
-    """The API, what it was asked, and what it is told to do instead of answering.
+    """The API in a thread of its own.
 
     Attributes:
-        asked: how often each method and path came.
-        fault: how it fails; not at all unless told.
+        url: where it answers.
+        asked: how often each method and path was requested.
+        fault: how it fails; not at all by default.
     """
 
     def __init__(self) -> None:
@@ -51,8 +55,20 @@ class S3(threading.Thread):
         return boto3.client("s3", endpoint_url=self.url, region_name="us-east-1")
 
 
+def put(s3: S3, key: str, content: bytes) -> None:
+    """Put an object into the bucket."""
+    s3.client().put_object(Bucket="bucket", Key=key, Body=content)
+
+
+def objects(s3: S3) -> dict[str, bytes]:
+    """All objects of the bucket, by key."""
+    client = s3.client()
+    found = client.list_objects_v2(Bucket="bucket").get("Contents", [])
+    return {each["Key"]: client.get_object(Bucket="bucket", Key=each["Key"])["Body"].read() for each in found}
+
+
 def failing(times: int, status: str = "503 Slow Down", method: str = "GET") -> Fault:
-    """Refuses that many requests for objects, then no more."""
+    """A fault that refuses so many requests for objects, and no more."""
     left = [times]
 
     def fault(environ: Environ, start: Start) -> Iterable[bytes] | None:
@@ -66,7 +82,7 @@ def failing(times: int, status: str = "503 Slow Down", method: str = "GET") -> F
 
 
 def terminating(method: str, part: str, released: threading.Event) -> Fault:
-    """Answers no request of that method for a path with that part in it until released, and has this process ended."""
+    """A fault that sends SIGTERM to this process at a request for a path with that part, and answers when released."""
 
     def fault(environ: Environ, start: Start) -> Iterable[bytes] | None:
         if environ["REQUEST_METHOD"] == method and part in environ["PATH_INFO"]:
@@ -79,6 +95,6 @@ def terminating(method: str, part: str, released: threading.Event) -> Fault:
 
 
 def slow(environ: Environ, start: Start) -> Iterable[bytes] | None:
-    """Takes its time."""
+    """A fault that delays every answer."""
     time.sleep(0.3)
     return None

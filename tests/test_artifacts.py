@@ -40,7 +40,7 @@ def saved(tmp_path: Path, small_model: Maker) -> Path:
     return tmp_path / "model"
 
 
-def test_a_model_comes_back_as_it_was(saved: Path, small_model: Maker) -> None:
+def test_a_saved_model_loads_with_the_same_parameters_and_settings(saved: Path, small_model: Maker) -> None:
     original, loaded = small_model(), load_model(saved)
     for name, tensor in original.model.state_dict().items():
         assert torch.equal(tensor, loaded.model.state_dict()[name])
@@ -60,7 +60,7 @@ def test_an_archive_loads_like_its_folder(prefix: str, saved: Path, tmp_path: Pa
     assert loaded.settings == load_model(saved).settings
 
 
-def test_a_folder_around_the_model_folder_is_looked_into(saved: Path, tmp_path: Path) -> None:
+def test_a_folder_that_holds_one_model_folder_loads_as_that_folder(saved: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     loaded = load_model(tmp_path)
     assert loaded.settings == load_model(saved).settings
@@ -69,7 +69,7 @@ def test_a_folder_around_the_model_folder_is_looked_into(saved: Path, tmp_path: 
         load_model(tmp_path)
 
 
-def test_a_model_at_the_top_of_an_archive_goes_before_those_in_its_folders(
+def test_of_an_archive_the_model_at_the_top_is_loaded_rather_than_those_in_folders(
     saved: Path, tmp_path: Path, small_model: Maker
 ) -> None:
     save_model(tmp_path / "other", small_model(source_words=7), {})
@@ -126,7 +126,7 @@ def test_saving_again_replaces_weights_and_metrics(saved: Path, small_model: Mak
     assert sorted(path.name for path in saved.iterdir()) == sorted(FILES)
 
 
-def test_other_peoples_files_are_not_written_over(tmp_path: Path, small_model: Maker) -> None:
+def test_a_folder_with_other_files_is_not_written_to(tmp_path: Path, small_model: Maker) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.tex").write_text("years of work")
     with pytest.raises(ClientError, match="already exists and is not empty"):
@@ -134,7 +134,7 @@ def test_other_peoples_files_are_not_written_over(tmp_path: Path, small_model: M
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["thesis.tex"]
 
 
-def test_an_unwritable_place_leaves_nothing(tmp_path: Path, small_model: Maker) -> None:
+def test_saving_below_a_file_is_refused_and_leaves_nothing(tmp_path: Path, small_model: Maker) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ClientError, match="cannot write"):
         save_model(tmp_path / "file" / "model", small_model(), {})
@@ -161,7 +161,7 @@ def test_damaged_weights_are_named(keep: int, saved: Path) -> None:
         load_model(saved)
 
 
-def test_weights_with_other_numbers_than_were_written_are_refused(saved: Path) -> None:
+def test_weights_that_do_not_fit_their_digest_are_refused(saved: Path) -> None:
     path = saved / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-2] ^= 1
@@ -170,7 +170,7 @@ def test_weights_with_other_numbers_than_were_written_are_refused(saved: Path) -
         load_model(saved)
 
 
-def test_weights_that_another_program_wrote_need_no_digest(saved: Path) -> None:
+def test_weights_without_a_digest_are_loaded(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     save_file({name: 2 * weight for name, weight in weights.items()}, saved / "model.safetensors")
     assert torch.equal(load_model(saved).model.output_layer.weight, 2 * weights["output_layer.weight"])
@@ -263,7 +263,7 @@ def test_a_damaged_archive_is_named(content: bytes, tmp_path: Path) -> None:
         load_model(path)
 
 
-def test_a_full_disk_is_not_the_archives_fault(saved: Path, tmp_path: Path) -> None:
+def test_a_full_disk_while_unpacking_is_named_as_such(saved: Path, tmp_path: Path) -> None:
     archive = pack(saved, tmp_path / "model.tar.gz")
     (tmp_path / "unpacked").mkdir()
     (tmp_path / "unpacked" / "x").symlink_to("/dev/full")
@@ -278,7 +278,7 @@ def test_a_truncated_archive_is_refused(saved: Path, tmp_path: Path) -> None:
         load_model(path)
 
 
-def test_an_archive_cannot_reach_outside(saved: Path, tmp_path: Path) -> None:
+def test_paths_of_an_archive_are_not_followed(saved: Path, tmp_path: Path) -> None:
     path = tmp_path / "evil.tar.gz"
     with tarfile.open(path, "w:gz") as tar:
         for name in ("../config.json", "/tmp/config.json"):  # noqa: S108 - a name that must not be followed
@@ -320,7 +320,7 @@ def test_a_long_name_in_an_archive_is_read(saved: Path, tmp_path: Path) -> None:
         load_model(tmp_path / "model.tar.gz")
 
 
-def test_weights_that_are_no_numbers_are_named(saved: Path) -> None:
+def test_weights_that_are_not_finite_or_not_floats_are_refused(saved: Path) -> None:
     weights = load_file(saved / "model.safetensors")
     name = sorted(weights)[0]
     save_file({**weights, name: torch.full_like(weights[name], torch.nan)}, saved / "model.safetensors")
@@ -337,7 +337,7 @@ def test_weights_in_half_precision_are_widened(saved: Path) -> None:
     assert {each.dtype for each in load_model(saved).model.parameters()} == {torch.float32}
 
 
-def test_an_archive_of_countless_members_is_refused(tmp_path: Path) -> None:
+def test_an_archive_of_too_many_members_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "model.tar.gz", "w:gz", compresslevel=1) as archive:
         for number in range(MAX_MEMBERS + 1):
             archive.addfile(tarfile.TarInfo(f"{number}"))

@@ -97,15 +97,49 @@ def test_a_damaged_sockeye_model_gives_the_importers_error(packed: bool, cache: 
     assert imports(cache) == []
 
 
-def test_what_is_no_model_of_either_kind_is_refused(cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.tar.gz": b"", "b.tar.gz": b""}, "holds 2 archives"),
+        ({"a.tar.gz": b"no archive"}, "not a readable model.tar.gz"),
+        (
+            {"other": b""},
+            r"no model at .*: it holds 'other'\. There must be a model's files, config\.json, metrics\.json",
+        ),
+        ({}, r"it is empty\. There must be .*; or those of the original, config, params\.best and the vocab"),
+        ({f"{i}": b"" for i in range(9)}, r"it holds '0', '1', '2', '3', '4', \.\.\.\. There"),
+        ({"config.json": b"{}"}, r"is not a complete model: it has no model\.safetensors"),
+    ],
+    ids=["two archives", "no archive", "something else", "nothing", "much else", "a part of a model"],
+)
+def test_a_folder_without_a_complete_model_is_refused(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    with pytest.raises(ClientError, match=message):
+        load_any_model(folder)
+
+
+def test_an_archive_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "thesis.tex").touch()
-    with pytest.raises(ClientError, match="is not a complete model"):
-        load_any_model(tmp_path / "folder")
-    with pytest.raises(ClientError, match="is not a complete model"):
+    with pytest.raises(ClientError, match=r"no model at .*x\.tar\.gz: it holds .*thesis\.tex"):
         load_any_model(pack(tmp_path / "folder", tmp_path / "x.tar.gz", "."))
-    with pytest.raises(ClientError, match="no model at"):
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match=r"no model at .*nowhere"):
         load_any_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("prefix", [".", "model"])
+def test_the_one_archive_in_a_folder_is_loaded(prefix: str, wanted: str, tmp_path: Path) -> None:
+    for name, model in (("ours", tmp_path / "wanted"), ("original", GOLDEN)):
+        (tmp_path / name).mkdir()
+        pack(model, tmp_path / name / "model.tar.gz", prefix)
+        (tmp_path / name / "notes.txt").touch()
+        assert load_any_model(tmp_path / name).digest() == wanted
 
 
 def test_without_a_cache_the_model_is_imported_at_each_load(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:

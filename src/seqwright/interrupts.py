@@ -1,4 +1,4 @@
-"""Being asked to end: as a question that a loop can ask, as an end that tidies up, or while something is waited for."""
+"""Requests to stop: signals that a loop asks about or that raise `SystemExit`, and waiting that a request ends."""
 
 import contextlib
 import logging
@@ -11,27 +11,29 @@ from concurrent.futures import Future, wait
 from types import FrameType
 from typing import TypeVar
 
+from seqwright.errors import ClientError
+
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What asks a command to end: Ctrl-C, `kill` and service managers, a terminal that is closed."""
+"""The signals that end a command: of Ctrl-C, of `kill` and service managers, of a terminal that is closed."""
 
 Handler = Callable[[int, FrameType | None], None]
 
 
 class StopRequested(Exception):  # noqa: N818 - it is no error
-    """What was going on was given up, for a stop was requested; there is nothing to save that is not saved."""
+    """The work was given up because a stop was requested; nothing is left to save."""
 
 
 @contextlib.contextmanager
 def stop_on_signals(*numbers: signal.Signals) -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether one of the signals has come; the first is caught, a second has its old effect.
+    """Yield a function that tells whether one of the signals has come. A second signal has its former effect.
 
     Args:
-        numbers: the signals, `STOP_SIGNALS` for example. SIGHUP stays ignored where it is, as `nohup` has it, and a
-            second one is too: shells repeat it.
+        numbers: the signals, for example `STOP_SIGNALS`. If SIGHUP is ignored, as under `nohup`, it stays so. A second
+            SIGHUP is ignored, too, because shells repeat it.
     """
     requested = threading.Event()
 
@@ -47,12 +49,13 @@ def stop_on_signals(*numbers: signal.Signals) -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def exit_on_signals(*numbers: signal.Signals) -> Iterator[None]:
-    """In the block, the first of the signals raises `SystemExit` with status 128 and its number, as shells have it.
+    """Let the first of the signals raise `SystemExit` in the block, with the status of shells: 128 plus its number.
 
-    So what was begun is tidied up, which the signals' default does not do; a second one has its old effect.
+    The default of the signals would end the process without `finally` and `with` blocks. A second signal has its former
+    effect.
 
     Args:
-        numbers: the signals; SIGHUP as in `stop_on_signals`.
+        numbers: the signals; for SIGHUP see `stop_on_signals`.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -64,7 +67,7 @@ def exit_on_signals(*numbers: signal.Signals) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _caught_once(numbers: tuple[signal.Signals, ...], handle: Handler) -> Iterator[None]:
-    """Handle the first of the signals, after which all have their old effect, but SIGHUP none."""
+    """Handle the first of the signals; after it all have their former effect, but SIGHUP is ignored."""
     before = {number: signal.getsignal(number) for number in numbers}
     if before.get(signal.SIGHUP) is signal.SIG_IGN:
         del before[signal.SIGHUP]
@@ -89,33 +92,38 @@ def _caught_once(numbers: tuple[signal.Signals, ...], handle: Handler) -> Iterat
 
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[Callable[[], None]]:
-    """Let SIGTERM end the process with status 0 while the block runs: it raises `SystemExit` in it.
+    """Let SIGTERM raise `SystemExit` with status 0 in the block.
 
-    Without, it would end with the signal's status; as the first process of a container it would not end at all.
+    By default the status would be that of the signal, and the first process of a container would ignore it.
 
     Yields:
-        What ends the process where the signal has come and what ran then, an import for example, has swallowed it.
+        A function that ends the process if the signal has come before. Call it after code that may have swallowed the
+        `SystemExit`, such as an import.
     """
-    asked = False
+    received = False
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal received
+        received = True
         sys.exit(0)
 
-    def end_if_asked() -> None:
-        if asked:
+    def end_if_received() -> None:
+        if received:
             sys.exit(0)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        yield end_if_asked
+        yield end_if_received
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def in_background(work: Callable[[], T]) -> "Future[T]":
-    """Do `work` in a thread that does not keep the process from ending, whatever it waits for."""
+    """Call `work` in a thread that does not keep the process from ending.
+
+    Raises:
+        ClientError: the system refuses another thread.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -124,29 +132,32 @@ def in_background(work: Callable[[], T]) -> "Future[T]":
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:
+        raise ClientError(f"{error}: raise the limit of processes and threads (ulimit -u)") from error
     return future
 
 
 def wait_unless_stopped(work: Callable[[], T], stop_requested: Callable[[], bool], grace: float) -> T:
-    """What `work` gives, however long it takes, but for a stop.
+    """Call `work` and return its result, or give up waiting for it after a request to stop.
 
     Args:
-        work: what to do; it goes on in the background where it is not waited for.
-        stop_requested: says whether to stop.
-        grace: seconds to wait after that.
+        work: the function; it continues in the background if it is given up.
+        stop_requested: tells whether to stop.
+        grace: seconds to wait after a request to stop.
 
     Raises:
-        StopRequested: it was not done `grace` seconds after a stop was requested.
+        StopRequested: it had not returned `grace` seconds after a stop was requested.
     """
-    future, until = in_background(work), float("inf")
+    future, deadline = in_background(work), float("inf")
     while not wait([future], _INTERVAL).done:
         if stop_requested():
-            until = min(until, time.monotonic() + grace)
-        if time.monotonic() >= until:
+            deadline = min(deadline, time.monotonic() + grace)
+        if time.monotonic() >= deadline:
             raise StopRequested
     return future.result()
 
 
 _INTERVAL = 0.1
-"""Seconds between two questions whether to stop."""
+"""Seconds between two calls of `stop_requested`."""

@@ -3,15 +3,18 @@
 import hashlib
 import logging
 import os
-from pathlib import Path
+import reprlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 import torch
 
 import seqwright
-from seqwright.artifacts import CONFIG, TrainedModel, load_model
+from seqwright.archives import names_in
+from seqwright.artifacts import CONFIG, FILES, WEIGHTS, TrainedModel, load_model
 from seqwright.errors import ClientError
 from seqwright.files import StrPath, describe_os_errors
-from seqwright.importers.sockeye import holds_sockeye_model, import_sockeye, sockeye_files
+from seqwright.importers.sockeye import SOCKEYE_NAMES, holds_sockeye_model, import_sockeye, sockeye_files
 from seqwright.locks import TemporaryFolder, locked
 from seqwright.remote.cache import cache_folder
 
@@ -25,20 +28,21 @@ def load_any_model(path: StrPath, device: torch.device | None = None) -> Trained
     the same model at the same time import it once. Where the cache cannot be written, each load imports it.
 
     Args:
-        path: a folder or an archive of either kind; see `artifacts.load_model` and `importers.sockeye.import_sockeye`.
+        path: a folder or an archive of either kind, or a folder with one `.tar.gz` of either; see
+            `artifacts.load_model` and `importers.sockeye.import_sockeye`.
         device: where the parameters go; the CPU if not given.
 
     Raises:
         ClientError: there is no model, or it is damaged; the message names the file.
     """
-    path = Path(path)
+    path = _archive_in(Path(path))
     imports = _import_folder()
     if not _has_import(path, imports):
         try:
             return load_model(path, device)
-        except ClientError:
+        except ClientError as error:
             if not holds_sockeye_model(path):
-                raise
+                raise _explained(error, path) from error
     if imports is None:
         with TemporaryFolder() as folder:
             import_sockeye(path, folder / "model")
@@ -52,6 +56,52 @@ def load_any_model(path: StrPath, device: torch.device | None = None) -> Trained
         return load_model(folder, device)
     except ClientError as error:
         raise ClientError(f"{error} ({folder} was imported from {path}; remove it to import it again)") from error
+
+
+def _archive_in(path: Path) -> Path:
+    """The one `.tar.gz` in a folder that has no model itself; any other path stands for itself.
+
+    Raises:
+        ClientError: there are several.
+    """
+    with describe_os_errors(f"cannot read {path}"):
+        if not path.is_dir() or _has_model(_names(path)):
+            return path
+        archives = sorted(each for each in path.glob("*.tar.gz") if each.is_file())
+    if len(archives) > 1:
+        raise ClientError(f"{path} holds {len(archives)} archives: leave the one with the model")
+    return archives[0] if archives else path
+
+
+def _explained(error: ClientError, path: Path) -> ClientError:
+    """An error of loading, or a better one if the path has no file of a model at all."""
+    if not path.exists():
+        return error
+    names = sorted(_names(path))
+    if _has_model(names):
+        return error
+    some = ", ".join(map(reprlib.repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+    return ClientError(
+        f"no model at {path}: {f'it holds {some}' if names else 'it is empty'}. There must be a model's files, "
+        f"{', '.join(sorted(FILES))}; or those of the original, config, params.best and the vocabularies; or one "
+        ".tar.gz of either"
+    )
+
+
+_SHOWN = 5
+"""Names that a message has room for."""
+
+
+def _names(path: Path) -> list[str]:
+    """The names of the files in an archive, or in a folder and its subfolders, hidden ones left out."""
+    if path.is_file():
+        return names_in(path)
+    names = [each.relative_to(path).as_posix() for pattern in ("*", "*/*") for each in path.glob(pattern)]
+    return [name for name in names if not name.startswith(".")]
+
+
+def _has_model(names: Iterable[str]) -> bool:
+    return any(PurePosixPath(name).name in (CONFIG, WEIGHTS, *SOCKEYE_NAMES) for name in names)
 
 
 def _import_folder() -> Path | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from seqwright.cli.console import STDERR
 from seqwright.cli.options import BeamSizeOption, DeviceOption, ModelOption, PrecisionOption, path_option
-from seqwright.remote import Staging
+from seqwright.remote import LocalCopies
 
 
 def evaluate_command(
@@ -20,7 +20,7 @@ def evaluate_command(
     from seqwright.inference.evaluation import evaluate
     from seqwright.inference.translator import Translator
 
-    with Staging(STDERR) as staging:
-        translator = Translator.load(staging.read(model), device, precision)
-        scores = evaluate(translator, staging.read(source), staging.read(target), beam_size=beam_size)
+    with LocalCopies(STDERR) as copies:
+        translator = Translator.load(copies.read(model), device, precision)
+        scores = evaluate(translator, copies.read(source), copies.read(target), beam_size=beam_size)
     print(json.dumps(scores))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from seqwright.cli.console import STDERR
 from seqwright.cli.options import path_option
-from seqwright.remote import Staging, shown
+from seqwright.remote import LocalCopies, redacted
 
 
 def import_sockeye_command(
@@ -17,8 +17,8 @@ def import_sockeye_command(
     """Turn a model of Sockeye 1, the original's engine, into a model folder."""
     from seqwright.importers.sockeye import import_sockeye
 
-    with Staging(STDERR) as staging:
-        target = staging.write_folder(output)
-        trained = import_sockeye(staging.read(source), target)
+    with LocalCopies(STDERR) as copies:
+        target = copies.write_folder(output)
+        trained = import_sockeye(copies.read(source), target)
     parameters = sum(tensor.numel() for tensor in trained.model.parameters())
-    logging.getLogger(__name__).info("imported %s parameters into %s", f"{parameters:,}", shown(output))
+    logging.getLogger(__name__).info("imported %s parameters into %s", f"{parameters:,}", redacted(output))

@@ -12,7 +12,8 @@ from rich.table import Column, Table
 
 from seqwright.cli.console import STDERR
 from seqwright.cli.options import path_option
-from seqwright.remote import Staging
+from seqwright.console import can_show_bars
+from seqwright.remote import LocalCopies
 
 if TYPE_CHECKING:
     from seqwright.data.prepare import PrepareReport, SplitReport
@@ -41,23 +42,23 @@ def prepare_command(
     """Turn parallel text into training data: RecordIO-Protobuf files and vocabularies."""
     from seqwright.data.prepare import prepare
 
-    with Staging(STDERR) as staging:
+    with LocalCopies(STDERR) as copies:
         prepare_files = partial(
             prepare,
-            output=staging.write_folder(output),
-            train_source=staging.read(train_source),
-            train_target=staging.read(train_target),
-            validation_source=staging.read_if_given(val_source),
-            validation_target=staging.read_if_given(val_target),
+            output=copies.write_folder(output),
+            train_source=copies.read(train_source),
+            train_target=copies.read(train_target),
+            validation_source=copies.read_if_given(val_source),
+            validation_target=copies.read_if_given(val_target),
             single_vocab=single_vocab,
             num_words_source=num_words_source,
             num_words_target=num_words_target,
             word_min_count_source=word_min_count_source,
             word_min_count_target=word_min_count_target,
-            vocab_source=staging.read_if_given(vocab_source_json),
-            vocab_target=staging.read_if_given(vocab_target_json),
+            vocab_source=copies.read_if_given(vocab_source_json),
+            vocab_target=copies.read_if_given(vocab_target_json),
         )
-        with Progress(console=STDERR, transient=True, disable=not STDERR.is_terminal) as bar:
+        with Progress(console=STDERR, transient=True, disable=not can_show_bars(STDERR)) as bar:
             task = bar.add_task("reading", total=None)
             report = prepare_files(progress=lambda done, total: bar.update(task, completed=done, total=total))
     Console().print(_table(report))

@@ -8,7 +8,7 @@ from seqwright.cli.console import STDERR
 from seqwright.cli.options import DeviceOption, ModelOption, PrecisionOption
 from seqwright.errors import ClientError
 from seqwright.interrupts import exit_on_sigterm
-from seqwright.remote import Staging
+from seqwright.remote import LocalCopies
 
 
 def serve_command(
@@ -42,9 +42,9 @@ def serve_command(
             raise ClientError(f"{error.name} is not installed: pip install 'seqwright[serve]'") from error
         end_if_asked()
 
-        with Staging(STDERR) as staging:
+        with LocalCopies(STDERR) as copies:
             serve(
-                staging.read(model),
+                copies.read(model),
                 host=host,
                 port=port,
                 device=device,

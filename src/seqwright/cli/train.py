@@ -12,7 +12,7 @@ from seqwright.cli.options import DeviceOption, PrecisionOption, TimeoutOption, 
 from seqwright.files import read_json_object
 from seqwright.hyperparameters import parse_assignments
 from seqwright.interrupts import STOP_SIGNALS, StopRequested, stop_on_signals
-from seqwright.remote import Staging, beside, join, shown, try_to_push
+from seqwright.remote import LocalCopies, add_suffix, join, redacted, try_to_push
 
 
 def train_command(
@@ -72,17 +72,17 @@ def train_command(
 
         process_rank = ProcessRank.from_torchrun()
         is_main = process_rank is None or process_rank.rank == 0
-        checkpoints = checkpoints or beside(output, ".checkpoints")
-        with Staging(STDERR, is_main, stop_requested) as staging:
-            state = staging.mirror(checkpoints)
-            model_folder = staging.write_folder(output, may_exist=has_begun(state))
-            given = staging.read_if_given(hyperparameters)
+        checkpoints = checkpoints or add_suffix(output, ".checkpoints")
+        with LocalCopies(STDERR, is_main, stop_requested) as copies:
+            state = copies.mirror(checkpoints)
+            model_folder = copies.write_folder(output, may_exist=has_begun(state))
+            given = copies.read_if_given(hyperparameters)
             values = {**(read_json_object(given) if given else {}), **parse_assignments(assignments or [])}
-            channels = Channels(*(staging.read(join(data, name)) for name in ("train", "validation", "vocab")))
+            channels = Channels(*(copies.read(join(data, name)) for name in ("train", "validation", "vocab")))
             start = Start(
-                staging.read_if_given(model),
-                staging.read_if_given(vectors_source),
-                staging.read_if_given(vectors_target),
+                copies.read_if_given(model),
+                copies.read_if_given(vectors_source),
+                copies.read_if_given(vectors_target),
                 freeze_vectors_source,
                 freeze_vectors_target,
             )
@@ -109,7 +109,7 @@ def train_command(
         print(
             json.dumps(
                 {
-                    "model": shown(output) if progress.has_model else None,
+                    "model": redacted(output) if progress.has_model else None,
                     "updates": progress.updates,
                     "epoch": progress.epoch,
                     "best": progress.best,

@@ -14,7 +14,7 @@ from seqwright.cli.options import (
     PrecisionOption,
     path_option,
 )
-from seqwright.remote import Staging
+from seqwright.remote import LocalCopies
 
 
 class Format(enum.StrEnum):
@@ -58,10 +58,10 @@ def translate_command(
     from seqwright.inference.pool import load_translators
 
     options = SearchOptions(beam_size=beam_size, nbest=nbest, max_output_length=max_output_length)
-    with Staging(STDERR) as staging:
-        target = staging.write_file(output) if output and output != "-" else None
-        source = staging.read(input) if input and input != "-" else None
-        path = staging.read(model)
+    with LocalCopies(STDERR) as copies:
+        target = copies.write_file(output) if output and output != "-" else None
+        source = copies.read(input) if input and input != "-" else None
+        path = copies.read(model)
         with load_translators(path, device, precision, processes) as translator:
             translate_file(
                 translator,

@@ -65,7 +65,7 @@ def _read_model(source: Path) -> tuple[TrainedModel, dict[str, float]]:
             unpack(source, folder, _part)
             return _load(folder, f"{source}: ")
     if source.is_dir():
-        source = folder_with(source, _TELLING)
+        source = folder_with(source, SOCKEYE_NAMES)
         return _load(source, f"{source}/")
     raise ClientError(f"no model at {source}: name a Sockeye model folder or a .tar.gz of one")
 
@@ -80,10 +80,10 @@ def holds_sockeye_model(source: Path) -> bool:
         if source.is_file():
             names = {PurePosixPath(name).name for name in names_in(source)}
         elif source.is_dir():
-            names = {path.name for path in folder_with(source, _TELLING).iterdir()}
+            names = {path.name for path in folder_with(source, SOCKEYE_NAMES).iterdir()}
         else:
             return False
-    return any(name in names for name in _TELLING) and OUR_CONFIG not in names
+    return any(name in names for name in SOCKEYE_NAMES) and OUR_CONFIG not in names
 
 
 def sockeye_files(folder: Path) -> list[Path]:
@@ -92,7 +92,7 @@ def sockeye_files(folder: Path) -> list[Path]:
     Raises:
         ClientError: there are no parameters.
     """
-    folder = folder_with(folder, _TELLING)
+    folder = folder_with(folder, SOCKEYE_NAMES)
     parameters = _parameter_file(folder, f"{folder}/")
     return sorted(
         path
@@ -101,8 +101,8 @@ def sockeye_files(folder: Path) -> list[Path]:
     )
 
 
-_TELLING = (CONFIG, BEST)
-"""Names that tell a Sockeye model."""
+SOCKEYE_NAMES = (CONFIG, BEST)
+"""Names of files that only models of Sockeye have."""
 
 
 def _part(path: str) -> str | None:

@@ -1,21 +1,21 @@
-"""Paths that are URLs: `s3://` and whatever else fsspec knows, brought here to be read, and sent there once written.
+"""URLs in place of paths: `s3://` and every other kind that fsspec knows.
 
-All other rooms work on local files. A command asks its `Staging` for a local path in place of each of its own: a local
-path stands for itself, a URL for a copy in the cache. Reads are cut in ranges, several at a time, and are cached by
-the version that the other side tells; what was interrupted goes on where it stopped. Everything is tried again, after
-longer and longer waits, unless the answer is final. No message has the credentials that a URL may carry.
+All other packages work on local files. A command asks `LocalCopies` for the local path of each path that its user gave:
+a local path stands for itself, a URL for a copy in the cache. Files are read in several ranges at a time and cached by
+the version that the service tells; an interrupted fetch continues where it stopped. Requests are tried again after
+errors that may pass. Messages never contain the credentials of a URL.
 """
 
-from seqwright.remote.filesystem import beside, join, require_local, shown, without_secrets
-from seqwright.remote.staging import Staging, push, try_to_push
+from seqwright.remote.copies import LocalCopies, push, try_to_push
+from seqwright.remote.filesystem import add_suffix, join, redacted, require_local, without_secrets
 
 __all__ = [
-    "Staging",
-    "beside",
+    "LocalCopies",
+    "add_suffix",
     "join",
     "push",
+    "redacted",
     "require_local",
-    "shown",
     "try_to_push",
     "without_secrets",
 ]

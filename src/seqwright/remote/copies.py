@@ -1,4 +1,4 @@
-"""Local paths in place of the paths that a command was given."""
+"""Local copies of what a command reads and writes at URLs."""
 
 import logging
 import shutil
@@ -15,12 +15,12 @@ from seqwright.errors import ClientError, SeqwrightError
 from seqwright.interrupts import StopRequested, wait_unless_stopped
 from seqwright.locks import TemporaryFolder
 from seqwright.remote.cache import folder_of, outgoing_folder
-from seqwright.remote.filesystem import Remote, RemoteFile, is_remote, shown
+from seqwright.remote.filesystem import Remote, RemoteFile, is_remote, redacted
 from seqwright.remote.transfers import (
-    Bars,
-    bars_on,
+    StartBar,
     fetch,
-    fetch_folder,
+    fetch_mirror,
+    progress_bars,
     read_index,
     send_file,
     send_folder,
@@ -30,34 +30,34 @@ from seqwright.remote.transfers import (
 T = TypeVar("T")
 
 GRACE = 5.0
-"""Seconds that what a command has written may take to be sent, once a stop was requested."""
+"""Seconds to finish sending after a stop was requested."""
 
 _LOGGER = logging.getLogger(__name__)
 
 _PUSHING = threading.Lock()
-"""Held by the one push that a process makes at a time."""
+"""Held by the one `push` that a process makes at a time."""
 
 
 def _never() -> bool:
     return False
 
 
-class Staging(AbstractContextManager["Staging"]):
-    """Local paths in place of the paths that a command was given.
+class LocalCopies(AbstractContextManager["LocalCopies"]):
+    """Local paths in place of URLs: copies of what is read, and files and folders to be sent.
 
-    When the block ends without an error, what was written is sent to where it belongs; after an error only mirrored
-    folders are, and its message names URLs in place of their copies. Once a stop was requested, nothing that is not
-    sent within `GRACE` is waited for; that is logged.
+    A path that is not a URL stands for itself. At the end of the block, what was written is sent; after an error only
+    mirrors are, and the message of the error names URLs in place of their copies. After a request to stop, sending may
+    take `GRACE` seconds; what is not sent by then is logged.
 
     Args:
         console: a terminal for progress bars.
-        writes: whether to write at all; of several processes that do the same, one does.
+        writes: whether to send anything; of several processes that do the same, one does.
         stop_requested: says whether to stop.
 
     Raises:
-        ClientError: from any method and at the end of the block: the other side has no such thing, refuses, or does not
-            answer; or the cache cannot be written.
-        StopRequested: from any method: a stop was requested before all was there.
+        ClientError: from any method and at the end of the block: there is no such file or folder, the service refuses
+            or does not answer, or the cache cannot be written.
+        StopRequested: from any method: a stop was requested while it fetched something.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Staging(AbstractContextManager["Staging"]):
         self._writes = writes
         self._stop_requested = stop_requested
         self._sends: dict[str, Callable[[bool], None]] = {}
-        self._copies: dict[str, str] = {}
+        self._read: dict[str, str] = {}
         self._written: dict[str, str] = {}
 
     def __exit__(
@@ -76,7 +76,7 @@ class Staging(AbstractContextManager["Staging"]):
         if isinstance(error, SeqwrightError) and error.args == (str(error),):
             error.args = (self._with_urls(str(error)),)
         if isinstance(error, StopRequested):
-            _LOGGER.warning("stopped before all was here: the same command goes on from what is")
+            _LOGGER.warning("stopped while fetching: the same command goes on with what is here")
             return
         waiting = list(self._sends)
 
@@ -87,32 +87,32 @@ class Staging(AbstractContextManager["Staging"]):
 
         try:
             wait_unless_stopped(send, self._stop_requested, GRACE)
-        except (StopRequested, ClientError) as failed:
+        except (StopRequested, ClientError) as failure:
             if not self._stop_requested():
                 raise
-            reason = f" ({failed})" if str(failed) else ""
-            names = " and ".join(map(shown, waiting))
             _LOGGER.warning(
-                "ending without all that belongs to %s%s: it is kept here, and the same command goes on from it and "
+                "stopped before everything was sent to %s%s: it is kept here, and the same command goes on with it and "
                 "sends it",
-                *(names, reason),
+                " and ".join(map(redacted, waiting)),
+                f" ({failure})" if str(failure) else "",
             )
 
     def _with_urls(self, message: str) -> str:
-        """A message that speaks of what the user named, and not of the cache alone."""
-        for path, location in self._copies.items():
-            message = message.replace(path, shown(location))
+        """A message with the URLs that the user gave in place of paths in the cache."""
+        for path, location in self._read.items():
+            message = message.replace(path, redacted(location))
         for path, location in self._written.items():
             if path in message:
-                message = f"{message.replace(path, shown(location))} ({shown(location)} is {path} until it is sent)"
+                url = redacted(location)
+                message = f"{message.replace(path, url)} ({url} is {path} until it is sent)"
         return message
 
-    def _bring(self, function: Callable[[Bars], T]) -> T:
-        """What a function gives that is told how to show progress bars."""
+    def _with_bars(self, function: Callable[[StartBar], T]) -> T:
+        """Call a function that shows progress bars, unless a stop is requested meanwhile."""
 
         def work() -> T:
-            with bars_on(self._console) as bars:
-                return function(bars)
+            with progress_bars(self._console) as start_bar:
+                return function(start_bar)
 
         return wait_unless_stopped(work, self._stop_requested, grace=0)
 
@@ -120,19 +120,19 @@ class Staging(AbstractContextManager["Staging"]):
         return wait_unless_stopped(remote.files, self._stop_requested, grace=0)
 
     def read(self, location: str) -> Path:
-        """A file or folder to read."""
+        """The local path of a file or folder to read, fetched into the cache if it is not there."""
         if not is_remote(location):
             return Path(location)
-        path = self._bring(lambda bars: fetch(Remote(location), bars))
-        self._copies[str(path)] = location
+        path = self._with_bars(lambda start_bar: fetch(Remote(location), start_bar))
+        self._read[str(path)] = location
         return path
 
     def read_if_given(self, location: str | None) -> Path | None:
-        """As `read`; nothing for nothing."""
+        """As `read`; None for None."""
         return self.read(location) if location else None
 
     def write_file(self, location: str) -> Path:
-        """A file to write, whose place is the same each time, so that a broken run finds what it left."""
+        """The local path of a file to write. It is the same each time, so that an interrupted run can be resumed."""
         if not is_remote(location):
             return Path(location)
         remote = Remote.to_write(location)
@@ -140,8 +140,8 @@ class Staging(AbstractContextManager["Staging"]):
             raise ClientError(f"cannot write {remote}: it is a folder; name a file")
         path = folder_of(remote, "outgoing") / remote.name
 
-        def send(has_ended_well: bool) -> None:
-            if self._writes and has_ended_well and path.exists():
+        def send(succeeded: bool) -> None:
+            if self._writes and succeeded and path.exists():
                 send_file(remote, path, remote.path)
                 shutil.rmtree(path.parent, ignore_errors=True)
 
@@ -149,11 +149,11 @@ class Staging(AbstractContextManager["Staging"]):
         return path
 
     def write_folder(self, location: str, may_exist: bool = False) -> Path:
-        """A folder to write.
+        """The local path of a folder to write.
 
         Args:
-            location: where it goes.
-            may_exist: whether files that are there already may be replaced.
+            location: the path or URL.
+            may_exist: whether files that exist there may be replaced.
         """
         if not is_remote(location):
             return Path(location)
@@ -163,10 +163,10 @@ class Staging(AbstractContextManager["Staging"]):
         temporary = TemporaryFolder(outgoing_folder())
         path = temporary.path / remote.name
 
-        def send(has_ended_well: bool) -> None:
-            if self._writes and has_ended_well:
+        def send(succeeded: bool) -> None:
+            if self._writes and succeeded:
                 try:
-                    send_folder(remote, path, known={})
+                    send_folder(remote, path, index={})
                 except ClientError:
                     temporary.keep()
                     raise
@@ -176,9 +176,10 @@ class Staging(AbstractContextManager["Staging"]):
         return path
 
     def mirror(self, location: str) -> Path:
-        """A folder to read and write that is like the remote one now, and made like this one by `push` and at the end.
+        """The local path of a folder to read and write, a mirror of the remote one.
 
-        Only what a run leaves for another is sent: no hidden files, and nothing in a folder `corpus`.
+        It is fetched now, and sent by `push` and at the end of the block: only what another run needs, so no hidden
+        files, and nothing in a folder `corpus`.
         """
         if not is_remote(location):
             return Path(location)
@@ -186,31 +187,31 @@ class Staging(AbstractContextManager["Staging"]):
         path = folder_of(remote, "mirrors") / remote.name
         if not self._writes:
             return path
-        self._bring(lambda bars: fetch_folder(remote, path, bars))
+        self._with_bars(lambda start_bar: fetch_mirror(remote, path, start_bar))
         self._written[str(path)] = location
-        self._sends[location] = lambda has_ended_well: push(location) if has_ended_well else try_to_push(location)
+        self._sends[location] = lambda succeeded: push(location) if succeeded else try_to_push(location)
         return path
 
 
 def push(location: str) -> None:
-    """Make the remote folder like its mirror; does nothing for a local one.
+    """Make a remote folder equal to its mirror; does nothing for a local path.
 
     Raises:
-        ClientError: the other side refuses, or does not answer.
+        ClientError: the service refuses or does not answer.
     """
     if is_remote(location):
         remote = Remote(location)
         path = folder_of(remote, "mirrors") / remote.name
         with _PUSHING:
-            known = read_index(path)
-            send_folder(remote, path, known, exact=True, note=lambda: write_index(path, known))
+            index = read_index(path)
+            send_folder(remote, path, index, delete_others=True, save_index=lambda: write_index(path, index))
 
 
 def try_to_push(location: str, stop_requested: Callable[[], bool] = _never) -> None:
-    """As `push`, but a failure is only logged: there will be another time.
+    """As `push`, but a failure is only logged: the next checkpoint sends what is missing.
 
-    Once a stop was requested it does nothing, and returns while something is being sent: the end of the command waits
-    for that.
+    After a request to stop it does nothing, or returns while something is being sent; the end of the command waits for
+    that.
     """
     if stop_requested():
         return
