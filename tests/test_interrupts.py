@@ -93,7 +93,7 @@ def test_waiting_ends_after_a_request_to_stop() -> None:
 def test_a_refused_thread_is_a_users_mistake() -> None:
     before = threading.stack_size(1 << 46)  # more than any system gives
     try:
-        with pytest.raises(ClientError, match="can't start new thread: raise the limit"):
+        with pytest.raises(ClientError, match="the system refuses another thread: raise the limit"):
             in_background(lambda: 5)
     finally:
         threading.stack_size(before)

@@ -11,7 +11,7 @@ from concurrent.futures import Future, wait
 from types import FrameType
 from typing import TypeVar
 
-from seqwright.errors import ClientError
+from seqwright.errors import client_error_from
 
 T = TypeVar("T")
 
@@ -135,7 +135,7 @@ def in_background(work: Callable[[], T]) -> "Future[T]":
     try:
         threading.Thread(target=run, daemon=True).start()
     except RuntimeError as error:
-        raise ClientError(f"{error}: raise the limit of processes and threads (ulimit -u)") from error
+        raise client_error_from(error) or error from error
     return future
 
 

@@ -46,7 +46,7 @@ def test_another_file_on_a_full_disk_is_not_blamed_on_standard_output(
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/disk/events")
 
-    monkeypatch.setattr("seqwright.inference.translator.load_model", fail)
+    monkeypatch.setattr("seqwright.inference.translator.load_any_model", fail)
     result = run("translate", "--model", tmp_path)
     advice = "free some space, or name a folder on another disk"
     assert (result.status, result.err) == (2, f"ClientError: no space left on device ('/disk/events'): {advice}\n")
@@ -222,7 +222,7 @@ def test_a_fault_of_ours_exits_1_and_debug_shows_it(run: Run, monkeypatch: pytes
     def broken(path: Path) -> None:
         raise ZeroDivisionError("no such luck")
 
-    monkeypatch.setattr("seqwright.inference.translator.load_model", lambda path, device: broken(path))
+    monkeypatch.setattr("seqwright.inference.translator.load_any_model", lambda path, device: broken(path))
     result = run("translate", "--model", tmp_path)
     assert result.status == 1
     assert result.err.startswith("AlgorithmError: ZeroDivisionError: no such luck")
