@@ -109,7 +109,7 @@ def test_special_tokens_in_the_data_are_counted_in_one_warning(channel: Path, ca
         caplog.clear()
         assert as_pairs(load(channel)) == pairs
         (warning,) = caplog.messages
-        assert "2 <s> on the source side, 1 </s> on the source side, 1 </s> on the target side" in warning
+        assert "has 2 <s> and 1 </s> on the source side, 1 </s> on the target side: training" in warning
         assert "Remove them" in warning
 
 

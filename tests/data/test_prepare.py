@@ -1,6 +1,8 @@
 import gzip
 import json
+import logging
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +11,14 @@ from typing import Any
 import pytest
 
 from seqwright import locks
+from seqwright.cli import main
 from seqwright.data.prepare import PrepareReport, prepare
 from seqwright.data.recordio import read_records
+from seqwright.data.splits import DEFAULT_MAX_LENGTH, Lengths
 from seqwright.data.text import BLOCK
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
+from seqwright.hyperparameters import Hyperparameters
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prepare"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -107,6 +112,77 @@ def test_only_a_line_feed_ends_a_line_and_all_white_space_parts_words(tmp_path: 
     assert pairs(tmp_path / "out") == [("a b c d e f g h", "1"), ("i j", "2"), ("k", "3")]
 
 
+def test_paths_may_be_text(tmp_path: Path) -> None:
+    golden = {side: str(GOLDEN / f"train.{side}") for side in ("en", "de")}
+    prepare(train_source=golden["en"], train_target=golden["de"], output=str(tmp_path / "out"))
+    assert (tmp_path / "out/train/train.rec").read_bytes() == (GOLDEN / "train.rec").read_bytes()
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_a_byte_order_mark_is_in_no_word(tmp_path: Path) -> None:
+    run(tmp_path, b"\xef\xbb\xbfa b\n", b"\xef\xbb\xbfx\n")
+    assert pairs(tmp_path / "out") == [("a b", "x")]
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_a_fraction_of_the_training_pairs_becomes_validation_pairs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    count = 3000
+    source = "".join(f"w{index} w\n" if index % 7 else "\n" for index in range(count))
+    target = "".join(f"v{index}\n" for index in range(count))
+    report = run(tmp_path, source, target, val_fraction=0.1)
+    train, validation = pairs(tmp_path / "out"), pairs(tmp_path / "out", "validation/val.rec")
+    assert report.validation is not None
+    assert (report.train.pairs, report.validation.pairs) == (len(train), len(validation))
+    assert 0.08 * count < len(validation) < 0.12 * count
+    expected = [(f"w{index} w", f"v{index}") for index in range(count) if index % 7]
+    assert sorted(train + validation) == sorted(expected)
+    assert set(train).isdisjoint(validation)
+    (tmp_path / "out").rename(tmp_path / "before")
+    run(tmp_path, source, target, val_fraction=0.1)
+    assert pairs(tmp_path / "out", "validation/val.rec") == validation
+    assert not caplog.messages
+
+
+def test_a_lack_of_validation_pairs_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, "a\n", "x\n")
+    (warning,) = caplog.messages
+    assert "training needs some: give validation text" in warning
+
+
+def test_special_tokens_in_the_text_are_counted_in_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    validation = {
+        "validation_source": write(tmp_path, "val.src", "a\n"),
+        "validation_target": write(tmp_path, "val.trg", "x </s>\n"),
+    }
+    run(tmp_path, "<s> a </s>\n<s> b </s>\n", "x <pad> y\n<unk> z\n", **validation)
+    (warning,) = caplog.messages
+    found = "2 <s> and 2 </s> on the source side, 1 <pad> on the target side of the training text; 1 </s> on the target"
+    assert f"special tokens: {found} side of the validation text. Training" in warning
+    assert "remove them from the text" in warning
+    assert pairs(tmp_path / "out", "validation/val.rec") == [("a", "x </s>")]
+
+
+def test_report_has_the_lengths_of_both_sides(tmp_path: Path) -> None:
+    source = "".join("a " * length + "\n" for length in range(1, 101))
+    target = "".join("x " * (2 * length) + "\n" for length in range(1, 101))
+    report = run(tmp_path, source, target)
+    assert report.train.source_lengths == Lengths(median=50, percentile_95=95, longest=100, over_default=0.0)
+    assert report.train.target_lengths == Lengths(median=100, percentile_95=190, longest=200, over_default=0.5)
+
+
+def test_a_length_beyond_the_histogram_is_still_the_longest(tmp_path: Path) -> None:
+    report = run(tmp_path, "a " * 70_000 + "\na\na\n", "x\n" * 3)
+    assert report.train.source_lengths == Lengths(median=1, percentile_95=1 << 16, longest=70_000, over_default=1 / 3)
+
+
+def test_the_default_maximum_is_that_of_the_hyperparameters() -> None:
+    assert Hyperparameters().max_seq_len_source == Hyperparameters().max_seq_len_target == DEFAULT_MAX_LENGTH
+
+
 @pytest.mark.usefixtures("_both_ways")
 def test_report_counts_what_was_dropped_and_is_unknown(tmp_path: Path) -> None:
     source = "a a b\n\nc\n \t\nd e\n"
@@ -153,6 +229,13 @@ def test_blocks_do_not_show(tmp_path: Path) -> None:
         ("a", "x", {"num_words_source": 0}, "start at 1, not 0"),
         ("a", "x", {"word_min_count_target": -2}, "start at 1, not -2"),
         ("a", "x", {"validation_source": Path("v")}, "validation text needs both sides"),
+        ("a", "x", {"val_fraction": 0.0}, "above 0 and below 1"),
+        ("a", "x", {"val_fraction": 1.0}, "above 0 and below 1"),
+        ("a", "x", {"val_fraction": float("nan")}, "above 0 and below 1"),
+        ("a", "x", {"val_fraction": 0.1, "validation_source": "v", "validation_target": "v"}, "not both"),
+        ("a", "x", {"val_fraction": 0.01}, "0.01 of 1 training pairs .* leaves training or validation without a pair"),
+        ("a", "x", {"vocab_source": "v" * 300, "vocab_target": "v"}, "file name too long"),
+        ("a", "x", {"validation_source": "v" * 300, "validation_target": "v"}, "file name too long"),
         ("a", "x", {"vocab_target": Path("v")}, "vocabularies are needed for both sides"),
         ("a", "x", {"vocab_source": Path("no"), "vocab_target": Path("no")}, "cannot read the vocabulary no"),
         ("a", "x", {"vocab_source": Path("v"), "vocab_target": Path("v"), "single_vocab": True}, "used as they are"),
@@ -259,3 +342,24 @@ def test_output_below_a_file(tmp_path: Path) -> None:
     text = write(tmp_path, "text", "a\n")
     with pytest.raises(ClientError, match="cannot write"):
         prepare(train_source=text, train_target=text, output=text / "out")
+
+
+def test_the_command_shows_lengths_and_sets_pairs_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = [f"--train-{side}={GOLDEN / name}" for side, name in (("source", "train.en"), ("target", "train.de"))]
+    output = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["seqwright", "prepare", *text, f"--output={output}", "--val-fraction=0.2"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    logging.getLogger().handlers.clear()
+    table = {
+        label: row.split()[-2:]
+        for row in capsys.readouterr().out.splitlines()
+        for label in ("pairs kept", "source length, median", "target length, 95 %", "source longer than 100")
+        if row.startswith(label)
+    }
+    assert len(table) == 4
+    assert sum(int(pairs) for pairs in table["pairs kept"]) == 499
+    assert table["source longer than 100"] == ["0.00%", "0.00%"]
+    assert len(pairs(output, "validation/val.rec")) == int(table["pairs kept"][1])
