@@ -66,9 +66,7 @@ def unpack(
             if paths.setdefault(name, member.name) != member.name:
                 raise ClientError(f"{archive} holds two files for {name}: {paths[name]} and {member.name}")
             if member.size > (limit := limits.get(name, MAX_UNPACKED_BYTES)):
-                raise ClientError(
-                    f"{archive}: {member.name} has {member.size:,} bytes, more than the {limit:,} of a model"
-                )
+                raise ClientError(f"{archive}: {member.name} has {member.size:,} bytes, a model at most {limit:,}")
             stream.allow(member.size)
             with _explain_full_disk(archive, folder), (folder / name).open("wb") as file, content:
                 while chunk := content.read(1 << 20):
@@ -125,12 +123,16 @@ class _BoundedReader(io.BufferedReader):
         return super().read(size)
 
 
-_DECOMPRESSORS: Mapping[bytes, Callable[[BinaryIO], BinaryIO]] = {
-    b"\x1f\x8b": lambda file: cast(BinaryIO, gzip.open(file)),
-    b"BZh": lambda file: cast(BinaryIO, bz2.open(file)),
-    b"\xfd7zXZ": lambda file: cast(BinaryIO, lzma.open(file)),
-}
-"""By the first bytes of a file."""
+def _decompressed(file: io.BufferedReader) -> BinaryIO:
+    """The contents of a file that may be compressed, by its first bytes."""
+    start = file.peek(8)
+    if start.startswith(b"\x1f\x8b"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if start.startswith(b"BZh"):
+        return cast(BinaryIO, bz2.BZ2File(file))
+    if start.startswith(b"\xfd7zXZ"):
+        return cast(BinaryIO, lzma.LZMAFile(file))
+    return file
 
 
 @contextlib.contextmanager
@@ -138,9 +140,7 @@ def _open(archive: Path) -> Iterator[tuple[tarfile.TarFile, _BoundedReader]]:
     """Open an archive, and read it to its last byte in the end: a compressed one has a checksum there."""
     try:
         with archive.open("rb") as file, contextlib.ExitStack() as stack:
-            start = file.peek(8)
-            opened = (decompress(file) for magic, decompress in _DECOMPRESSORS.items() if start.startswith(magic))
-            raw: BinaryIO = next(opened, file)
+            raw = _decompressed(file)
             stream = stack.enter_context(_BoundedReader(cast(io.RawIOBase, raw)))
             try:
                 tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r:"))
