@@ -85,8 +85,8 @@ def _explain_full_disk(archive: Path, folder: Path) -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise ClientError(
-            f"cannot unpack {archive} in {folder}: {os.strerror(error.errno).lower()}; make room there, or set TMPDIR "
-            "to a folder that has it"
+            f"cannot unpack {archive} in {folder}: {os.strerror(error.errno).lower()}; make room there, or, if it "
+            "is a temporary folder of the system, set TMPDIR to another one"
         ) from error
 
 

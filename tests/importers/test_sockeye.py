@@ -5,8 +5,6 @@ import logging
 import shutil
 import struct
 import sys
-import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +15,10 @@ from seqwright.artifacts import LengthRatio, TrainedModel, load_model
 from seqwright.cli import main
 from seqwright.data.vocabulary import BOS, EOS
 from seqwright.errors import ClientError
-from seqwright.importers.ndarray import Arrays, parse_ndarrays
+from seqwright.importers.ndarray import Arrays
 from seqwright.importers.sockeye import import_sockeye
 from seqwright.inference.translator import Translator
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "sockeye"
-SMALL = "gru_bilinear"
-
-
-def write_params(path: Path, arrays: Arrays) -> None:
-    """An NDArray list of V2 records, fp32."""
-    parts = [struct.pack("<QQQ", 0x112, 0, len(arrays))]
-    for array in arrays.values():
-        parts.append(struct.pack(f"<Iii{array.ndim}q", 0xF993FAC9, 0, array.ndim, *array.shape))
-        parts += [struct.pack("<iii", 1, 0, 0), array.astype("<f4").tobytes()]
-    parts.append(struct.pack("<Q", len(arrays)))
-    parts += [struct.pack("<Q", len(name.encode())) + name.encode() for name in arrays]
-    path.write_bytes(b"".join(parts))
+from tests.importers.models import GOLDEN, SMALL, change_params, edit, pack, refuses, same_weights
 
 
 def log_probability(trained: TrainedModel, source: list[str], target: list[str]) -> float:
@@ -77,40 +62,6 @@ def test_the_whole_test_set_agrees(name: str, shared: Path, tmp_path: Path) -> N
     golden = shared / "golden" / "sockeye"
     source, target = golden / "fre.test.src", golden / "fre.test.trg"
     check_against_sockeye(golden / name, golden / name, source, target, tmp_path / "model", misses=2)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A copy of a small model, to be changed."""
-    return Path(shutil.copytree(GOLDEN / SMALL, tmp_path / "sockeye"))
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "imported"
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def change_params(model: Path, change: Callable[[Arrays], object]) -> None:
-    arrays = parse_ndarrays((model / "params.best").read_bytes(), "params.best")
-    change(arrays)
-    write_params(model / "params.best", arrays)
-
-
-def same_weights(one: TrainedModel, other: TrainedModel) -> bool:
-    pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
-    return all(torch.equal(ours, theirs) for ours, theirs in pairs)
-
-
-def pack(model: Path, archive: Path, prefix: str) -> Path:
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(model, prefix)
-    return archive
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "model/deep"])
@@ -176,13 +127,6 @@ def test_an_existing_output_is_left_alone(model: Path, output: Path) -> None:
     with pytest.raises(ClientError, match="already exists and is not empty"):
         import_sockeye(GOLDEN / "gru_to_cnn", output)
     assert (output / "model.safetensors").read_bytes() == before
-
-
-def refuses(model: Path, output: Path, message: str) -> None:
-    with pytest.raises(ClientError, match=message):
-        import_sockeye(model, output)
-    assert not output.exists()
-    assert not list(output.parent.glob(f".{output.name}*"))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +198,7 @@ def test_a_vocabulary_of_another_model_is_named(model: Path, output: Path) -> No
 
 def test_an_executable_tag_is_refused(model: Path, output: Path, tmp_path: Path) -> None:
     edit(model / "config", "lhuc: false", f"lhuc: !!python/object/apply:os.system ['touch {tmp_path}/ran']")
-    refuses(model, output, "the tag !!python/object/apply:os.system: no part of")
+    refuses(model, output, "the tag !!python/object/apply:os.system: not in a")
     assert not (tmp_path / "ran").exists()
 
 
