@@ -98,7 +98,7 @@ def test_given_vocabularies_are_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_both_ways")
-def test_gzip(tmp_path: Path) -> None:
+def test_gzip_files_are_decompressed(tmp_path: Path) -> None:
     for side in ("en", "de"):
         write(tmp_path, f"train.{side}.gz", gzip.compress((GOLDEN / f"train.{side}").read_bytes()))
     prepare(train_source=tmp_path / "train.en.gz", train_target=tmp_path / "train.de.gz", output=tmp_path / "out")
@@ -112,7 +112,7 @@ def test_only_a_line_feed_ends_a_line_and_all_white_space_parts_words(tmp_path: 
     assert pairs(tmp_path / "out") == [("a b c d e f g h", "1"), ("i j", "2"), ("k", "3")]
 
 
-def test_paths_may_be_text(tmp_path: Path) -> None:
+def test_paths_may_be_strings(tmp_path: Path) -> None:
     golden = {side: str(GOLDEN / f"train.{side}") for side in ("en", "de")}
     prepare(train_source=golden["en"], train_target=golden["de"], output=str(tmp_path / "out"))
     assert (tmp_path / "out/train/train.rec").read_bytes() == (GOLDEN / "train.rec").read_bytes()
@@ -203,7 +203,7 @@ def test_words_of_dropped_lines_count_as_in_the_original(tmp_path: Path) -> None
     assert Vocabulary.load(tmp_path / "out/vocab/vocab.src.json").tokens[4:] == ("b", "a")
 
 
-def test_blocks_do_not_show(tmp_path: Path) -> None:
+def test_a_text_of_several_blocks_is_written_in_order(tmp_path: Path) -> None:
     count = 2 * BLOCK + 7
     seen: list[tuple[int, int]] = []
     source = "".join(f"w{index} w\n" for index in range(count))
@@ -264,24 +264,24 @@ def test_bad_validation_text_leaves_nothing_behind(tmp_path: Path) -> None:
     [b"not gzip", gzip.compress(b"word\n" * 1000)[:-20], gzip.compress(b"a\n")[:5]],
     ids=["another format", "cut in the data", "cut in the header"],
 )
-def test_damaged_gzip(data: bytes, tmp_path: Path) -> None:
+def test_a_damaged_gzip_file_is_refused(data: bytes, tmp_path: Path) -> None:
     path = write(tmp_path, "text.gz", data)
     with pytest.raises(ClientError, match=r"text\.gz"):
         prepare(train_source=path, train_target=path, output=tmp_path / "out")
     assert [each.name for each in tmp_path.iterdir()] == ["text.gz"]
 
 
-def test_missing_text(tmp_path: Path) -> None:
+def test_missing_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match=r"cannot read the training text: no such file .*nowhere"):
         prepare(train_source=tmp_path / "nowhere", train_target=tmp_path / "nowhere", output=tmp_path / "out")
 
 
-def test_a_folder_in_place_of_text(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="is a directory"):
         prepare(train_source=tmp_path, train_target=tmp_path, output=tmp_path / "out")
 
 
-def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     leftover = tmp_path / ".out.a1b2c3d4.tmp" / "train"
     leftover.mkdir(parents=True)
     (leftover / "train.rec").write_bytes(b"half")
@@ -289,7 +289,7 @@ def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text.src", "text.trg"]
 
 
-def test_two_at_once_do_not_write_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_do_not_write_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "LOCK_TIMEOUT", 0.2)
     half_written = tmp_path / ".out.a1b2c3d4.tmp"
     half_written.mkdir()
@@ -299,7 +299,7 @@ def test_two_at_once_do_not_write_the_same_folder(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "out").exists()
 
 
-def test_output_with_something_in_it_stays_as_it_is(tmp_path: Path) -> None:
+def test_an_output_folder_that_is_not_empty_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     mine = write(tmp_path / "out", "mine", "precious")
     with pytest.raises(ClientError, match="already exists and is not empty"):
@@ -308,7 +308,7 @@ def test_output_with_something_in_it_stays_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_an_empty_output_folder_is_fine(tmp_path: Path) -> None:
+def test_an_empty_output_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     run(tmp_path, "a\n", "x\n")
     assert pairs(tmp_path / "out") == [("a", "x")]
@@ -326,7 +326,7 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [1000, 35_000])
-def test_a_disk_that_fills_up(size: int, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_nothing_behind(size: int, tmp_path: Path) -> None:
     with files_no_larger_than(size), pytest.raises(ClientError, match=r"cannot write .*: file too large"):
         prepare(
             train_source=GOLDEN / "train.en",
@@ -338,7 +338,7 @@ def test_a_disk_that_fills_up(size: int, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_output_below_a_file(tmp_path: Path) -> None:
+def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
     text = write(tmp_path, "text", "a\n")
     with pytest.raises(ClientError, match="cannot write"):
         prepare(train_source=text, train_target=text, output=text / "out")

@@ -97,7 +97,7 @@ def test_other_tags_are_refused_by_name_and_nothing_runs(value: str, tag: str | 
         b"x: " + b"[" * 5000,
     ],
 )
-def test_what_is_no_configuration_is_an_error(content: bytes) -> None:
+def test_other_content_is_refused(content: bytes) -> None:
     with pytest.raises(ClientError, match="config is not a"):
         parse_config(content, "config")
 
@@ -116,7 +116,7 @@ def test_a_byte_order_mark_before_a_configuration_is_skipped() -> None:
     assert parse_config(b"\xef\xbb\xbf" + TEXT, "config").integer("size") == 3
 
 
-def test_shared_anchors_do_not_explode() -> None:
+def test_nested_anchors_are_read_in_little_memory() -> None:
     lines = ["a0: &a0 [1, 2]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
     config = parse_config("\n".join(lines).encode(), "config")
     assert config.active("a59")

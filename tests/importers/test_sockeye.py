@@ -58,7 +58,7 @@ def test_an_imported_model_gives_sockeyes_translations_and_scores(name: str, tmp
 
 
 @pytest.mark.parametrize("name", ["rnn_lstm_mlp_1l", "rnn_gru_dot_2l", "rnn_lstm_fixed_1l", "cnn_glu_3l", "cnn2rnn"])
-def test_the_whole_test_set_agrees(name: str, shared: Path, tmp_path: Path) -> None:
+def test_translations_of_the_whole_test_set_are_sockeyes(name: str, shared: Path, tmp_path: Path) -> None:
     golden = shared / "golden" / "sockeye"
     source, target = golden / "fre.test.src", golden / "fre.test.trg"
     check_against_sockeye(golden / name, golden / name, source, target, tmp_path / "model", misses=2)
@@ -80,13 +80,13 @@ def test_a_linked_best_checkpoint_is_followed_in_folder_and_archive(model: Path,
     assert same_weights(wanted, import_sockeye(pack(model, tmp_path / "m.tar.gz", "m"), tmp_path / "again"))
 
 
-def test_the_last_checkpoint_stands_in_for_the_best(model: Path, output: Path) -> None:
+def test_the_last_checkpoint_is_imported_if_none_is_best(model: Path, output: Path) -> None:
     (model / "params.00009").write_bytes(b"of an earlier day")
     (model / "params.best").rename(model / "params.00010")
     import_sockeye(model, output)
 
 
-def test_early_files_and_names_are_understood(model: Path, output: Path, tmp_path: Path) -> None:
+def test_files_and_names_of_early_versions_are_read(model: Path, output: Path, tmp_path: Path) -> None:
     for side in ("src", "trg"):
         (model / f"vocab.{side}.0.json").rename(model / f"vocab.{side}.json")
     text = (model / "config").read_text()
@@ -105,7 +105,7 @@ def test_early_files_and_names_are_understood(model: Path, output: Path, tmp_pat
     assert same_weights(trained, import_sockeye(GOLDEN / SMALL, tmp_path / "usual"))
 
 
-def test_settings_and_scores_come_along(model: Path, output: Path) -> None:
+def test_settings_and_scores_are_imported(model: Path, output: Path) -> None:
     trained = import_sockeye(model, output)
     settings = trained.settings
     assert (settings.num_layers_encoder, settings.num_layers_decoder, settings.rnn_num_hidden) == (3, 2, 12)
@@ -143,7 +143,7 @@ def test_a_missing_part_is_named(name: str, message: str, model: Path, output: P
     refuses(model, output, message)
 
 
-def test_nothing_to_import_is_an_error(output: Path, tmp_path: Path) -> None:
+def test_a_source_without_a_model_is_refused(output: Path, tmp_path: Path) -> None:
     refuses(tmp_path / "nowhere", output, "no model at .*nowhere")
     (tmp_path / "noise.tar.gz").write_bytes(b"noise")
     refuses(tmp_path / "noise.tar.gz", output, r"noise\.tar\.gz is not a readable .*: it is not a tar archive$")
@@ -175,7 +175,7 @@ def test_parameters_that_do_not_fit_are_named(model: Path, output: Path) -> None
         refuses(model, output, message)
 
 
-def test_whole_numbers_are_no_parameters(model: Path, output: Path) -> None:
+def test_parameters_of_an_integer_type_are_refused(model: Path, output: Path) -> None:
     content = (model / "params.best").read_bytes()
     # The first record is the target embeddings, [44, 8]; 24 bytes of header, 28 of format, shape and device.
     (model / "params.best").write_bytes(content[:60] + struct.pack("<i", 4) + content[64:])
@@ -251,7 +251,7 @@ def test_features_without_counterpart_are_refused_by_name(
         ("cnn_config: !ConvolutionConfig", "other: !ConvolutionConfig", "other: the model has a setting"),
     ],
 )
-def test_convolutional_features_without_counterpart_too(
+def test_convolutional_features_without_counterpart_are_refused(
     old: str, new: str, message: str, output: Path, tmp_path: Path
 ) -> None:
     model = Path(shutil.copytree(GOLDEN / "gru_to_cnn", tmp_path / "sockeye"))
@@ -259,7 +259,7 @@ def test_convolutional_features_without_counterpart_too(
     refuses(model, output, message)
 
 
-def test_cells_must_be_alike_on_both_sides(model: Path, output: Path) -> None:
+def test_different_cells_in_encoder_and_decoder_are_refused(model: Path, output: Path) -> None:
     text = (model / "config").read_text()
     at = text.index("config_encoder:")
     (model / "config").write_text(text[:at] + text[at:].replace("cell_type: gru", "cell_type: lstm"))
@@ -271,7 +271,7 @@ def test_an_archive_with_two_models_is_refused(model: Path, output: Path, tmp_pa
     refuses(pack(model, tmp_path / "m.tar.gz", "m"), output, r"m\.tar\.gz holds two files for ")
 
 
-def test_an_archive_cannot_reach_outside(model: Path, output: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_an_archive_is_not_followed(model: Path, output: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes((model / "params.best").read_bytes())
     (model / "params.best").unlink()
     (model / "params.best").symlink_to(tmp_path / "secret")
