@@ -1,9 +1,9 @@
-"""Coverage-guided fuzzing of everything that reads bytes of strangers.
+"""Coverage-guided fuzzing of everything that reads untrusted bytes.
 
     pip install -e '.[fuzz]'
     python -m tests.fuzz [TARGET ...] [--minutes 10]
 
-Each target gets changed seeds, in a process that may use 2 GiB and ten seconds an input. Whatever it raises but a
+Each target gets changed seeds, in a process that may use 2 GiB and ten seconds for an input. Every exception other than
 `ClientError` is a finding, and so is a hang or too much memory: the input is kept and the exit status is 1.
 """
 
@@ -19,17 +19,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 TARGETS = ("recordio", "protobuf", "archive", "ndarrays", "config", "importer")
-"""As `fuzz_targets.FUZZED` has them, which is imported late, to be watched."""
+"""The names in `fuzz_targets.FUZZED`, which is imported late, so that it is instrumented."""
 
 
 ROUND = 100_000
-"""Inputs that one process gets: watching alone costs some kilobytes of memory each, which never come back."""
+"""Inputs for one process: instrumentation alone costs some kilobytes of memory for each, which are never freed."""
 
 
 def run_here(name: str, arguments: Sequence[str]) -> None:
-    """Fuzz in this process, which this ends."""
+    """Fuzz in this process; it ends when all inputs are tried."""
     import atheris
-    import torch  # noqa: F401 - before, so that it is left as it is
+    import torch  # noqa: F401 - imported first, so that it is not instrumented
 
     with atheris.instrument_imports(include=["seqwright", "tarfile", "yaml", "json"]):
         from seqwright.errors import ClientError
@@ -46,7 +46,7 @@ def run_here(name: str, arguments: Sequence[str]) -> None:
 
 
 def run(name: str, minutes: float, folder: Path) -> bool:
-    """Fuzz a target in a process of its own, and print what came of it."""
+    """Fuzz a target in a process of its own and print the result; returns whether nothing was found."""
     from tests.fuzz_targets import FUZZED
 
     corpus = folder / name
@@ -68,9 +68,9 @@ def run(name: str, minutes: float, folder: Path) -> bool:
         ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        told = re.findall(r"^#(\d+).*?cov: (\d+)", done.stderr, re.MULTILINE)
-        if told:
-            inputs, coverage = inputs + int(told[-1][0]), told[-1][1]
+        reports = re.findall(r"^#(\d+).*?cov: (\d+)", done.stderr, re.MULTILINE)
+        if reports:
+            inputs, coverage = inputs + int(reports[-1][0]), reports[-1][1]
         if done.returncode:
             log = done.stderr[-3000:]
     print(f"{name:10} {inputs:>12,} inputs, {coverage} branches, {'FOUND' if log else 'nothing found'}", flush=True)
@@ -79,18 +79,18 @@ def run(name: str, minutes: float, folder: Path) -> bool:
 
 
 def main() -> None:
-    """Fuzz one target after the other."""
+    """Fuzz the targets one after another."""
     if "--here" in sys.argv:
         run_here(sys.argv[1], sys.argv[3:])
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
-    parser.add_argument("--minutes", type=float, default=10, help="time for each")
+    parser.add_argument("--minutes", type=float, default=10, help="time for each target")
     options = parser.parse_args()
     names = options.targets or TARGETS
     with tempfile.TemporaryDirectory() as scratch:
-        well = [run(name, options.minutes, Path(scratch)) for name in names]
-    sys.exit(not all(well))
+        passed = [run(name, options.minutes, Path(scratch)) for name in names]
+    sys.exit(not all(passed))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What reads bytes of strangers, as functions of bytes, and inputs to start from."""
+"""Functions that read untrusted bytes, and inputs to start from."""
 
 import io
 import shutil
@@ -26,7 +26,7 @@ Target = Callable[[bytes], None]
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """What is fuzzed: a function of bytes, and inputs to start from."""
+    """A function of bytes to fuzz, and inputs to start from."""
 
     target: Target
     seeds: Callable[[], Sequence[bytes]]
@@ -37,7 +37,7 @@ def recordio(data: bytes) -> None:
 
 
 def protobuf(data: bytes) -> None:
-    """The payload of a well-formed frame, twice: two of a kind take other ways than one."""
+    """The payload of a well-formed frame, once and twice: several records are found in another way than one."""
     frame = b"\x0a\x23\xd7\xce" + len(data).to_bytes(4, "little") + data + bytes(-len(data) % 4)
     decode_records(frame, NAMES, "fuzz")
     decode_records(frame * 2, NAMES, "fuzz")
@@ -62,7 +62,7 @@ PARTS = ("config", "params.best", "vocab.src.0.json", "vocab.trg.0.json", "metri
 
 
 def importer(data: bytes) -> None:
-    """A folder with one strange file; the first byte says which."""
+    """A model folder in which one file is replaced; the first byte says which."""
     with tempfile.TemporaryDirectory(dir=_memory()) as scratch:
         folder = Path(scratch) / "model"
         shutil.copytree(GOLDEN / "sockeye" / "gru_bilinear", folder)
@@ -71,14 +71,21 @@ def importer(data: bytes) -> None:
 
 
 def _memory() -> Path | None:
-    """A file system in memory, where there is one."""
+    """A file system in memory, None if there is none."""
     memory = Path("/dev/shm")  # noqa: S108 - scratch files get names of their own
     return memory if memory.is_dir() else None
 
 
 def _records() -> list[bytes]:
     pairs = {name: Sequences.of([[1, 2, 300], [], [70000]]) for name in NAMES}
-    return [encode_records(pairs), (GOLDEN / "prepare" / "val.rec").read_bytes()[:4096]]
+    whole = encode_records(pairs)
+    payload = whole[8 : 8 + int.from_bytes(whole[4:8], "little")]
+    first, last = payload[:4], payload[4:]
+    in_parts = b"".join(
+        b"\x0a\x23\xd7\xce" + (part << 29 | len(data)).to_bytes(4, "little") + data + bytes(-len(data) % 4)
+        for part, data in ((1, first), (2, b""), (3, last))
+    )
+    return [whole, (GOLDEN / "prepare" / "val.rec").read_bytes()[:4096], in_parts + whole]
 
 
 def _payloads() -> list[bytes]:
@@ -90,7 +97,7 @@ def _payloads() -> list[bytes]:
 
 
 def _archives() -> list[bytes]:
-    """A model, as a plain archive: changed bytes of a compressed one would all be the same error."""
+    """A model in an archive without compression: in a compressed one, all changes would give the same error."""
     settings = Hyperparameters.parse({"rnn_num_hidden": 2, "num_embed_source": 2, "num_embed_target": 2})
     vocabulary = Vocabulary(["<pad>", "<unk>", "<s>", "</s>", "a"])
     model = build_model(settings, 5, 5)

@@ -1,44 +1,61 @@
-"""Tar archives that anyone may have made, read without trust."""
+"""Read tar archives that may come from anyone."""
 
+import bz2
 import contextlib
 import errno
+import gzip
+import io
+import lzma
 import os
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from seqwright.errors import ClientError
 
 MAX_UNPACKED_BYTES = 32 << 30
+"""Bytes of the largest archive, decompressed, that may be a model."""
+
 MAX_MEMBERS = 10_000
 """Files and folders of an archive that may be a model."""
 
-MAX_HEADER_BYTES = 1 << 20
-"""What an extended header of an archive may take, which holds a long name above all."""
+MAX_HEADER_BYTES, MEMBER_HEADER_BYTES = 1 << 20, 2 << 10
+"""Bytes that all headers of an archive may take, and how many more for each of its members."""
+
+MAX_GLOBAL_HEADERS = 1000
+"""Entries of global headers, which `tarfile` copies for every member."""
 
 
-def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> None:
+def unpack(
+    archive: str | Path,
+    folder: str | Path,
+    wanted: Callable[[str], str | None],
+    limits: Mapping[str, int] | None = None,
+) -> None:
     """Copy chosen files, and no others, out of a tar archive.
 
-    No path of the archive is followed: a file takes the plain name that `wanted` gives it, and a link is kept only
-    where it stands for another chosen file of the archive.
+    No path of the archive is used as a path: a file gets the plain name that `wanted` gives it, and a link is kept only
+    if it refers to another chosen file of the archive.
 
     Args:
         archive: the archive, compressed or not.
         folder: where the files go.
-        wanted: the name that the file at a path of the archive takes in `folder`; None leaves it out.
+        wanted: gives the name in `folder` for the path of a file in the archive; None leaves the file out.
+        limits: the most bytes that a file may have, by its name in `folder`; for others only `MAX_UNPACKED_BYTES`
+            counts.
 
     Raises:
-        ClientError: the archive is damaged, has more than `MAX_MEMBERS`, or unpacks to more than `MAX_UNPACKED_BYTES`,
-            or two of its files take the same name; or there is no room in `folder`.
+        ClientError: the archive is damaged, has more than `MAX_MEMBERS`, or unpacks to more than `MAX_UNPACKED_BYTES`;
+            a file is larger than its limit; two files get the same name; or there is no room in `folder`.
     """
-    remaining = MAX_UNPACKED_BYTES
+    archive, folder, limits = Path(archive), Path(folder), limits or {}
     paths: dict[str, str] = {}
     links: dict[str, str] = {}
-    with _opened(archive) as tar:
-        for member in _members(tar):
+    with _open(archive) as (tar, stream):
+        for member in _members(tar, stream):
             name = wanted(_name(member.name))
             if name is None:
                 continue
@@ -49,12 +66,12 @@ def unpack(archive: Path, folder: Path, wanted: Callable[[str], str | None]) -> 
                 continue
             if paths.setdefault(name, member.name) != member.name:
                 raise ClientError(f"{archive} holds two files for {name}: {paths[name]} and {member.name}")
-            remaining -= member.size
-            if remaining < 0:
-                raise ClientError(f"{archive} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB: not a model")
-            with _room_for(archive, folder), (folder / name).open("wb") as stream, content:
+            if member.size > (limit := limits.get(name, MAX_UNPACKED_BYTES)):
+                raise ClientError(f"{archive}: {member.name} has {member.size:,} bytes, a model at most {limit:,}")
+            stream.allow(member.size)
+            with _explain_full_disk(archive, folder), (folder / name).open("wb") as file, content:
                 while chunk := content.read(1 << 20):
-                    stream.write(chunk)
+                    file.write(chunk)
         for name in links.keys() - paths.keys():
             if links[name] in paths:
                 (folder / name).symlink_to(links[name])
@@ -68,39 +85,80 @@ def _link_target(member: tarfile.TarInfo, wanted: Callable[[str], str | None]) -
 
 
 @contextlib.contextmanager
-def _room_for(archive: Path, folder: Path) -> Iterator[None]:
-    """Tell a full disk from a damaged archive."""
+def _explain_full_disk(archive: Path, folder: Path) -> Iterator[None]:
+    """Distinguish a full disk from a damaged archive."""
     try:
         yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise ClientError(
-            f"cannot unpack {archive} in {folder}: {os.strerror(error.errno).lower()}; make room there, or set TMPDIR "
-            "to a folder that has it"
+            f"cannot unpack {archive} in {folder}: {os.strerror(error.errno).lower()}; make room there, or, if it "
+            "is a temporary folder of the system, set TMPDIR to another one"
         ) from error
 
 
-def names_in(archive: Path) -> list[str]:
-    """The names of what a tar archive holds, `./` aside.
+def names_in(archive: str | Path) -> list[str]:
+    """The paths of all members of a tar archive, without `./` at the start.
 
     Raises:
-        ClientError: the archive is damaged, or has more than `MAX_MEMBERS`.
+        ClientError: the archive is damaged, has more than `MAX_MEMBERS`, or unpacks to more than `MAX_UNPACKED_BYTES`.
     """
-    with _opened(archive) as tar:
-        return [_name(member.name) for member in _members(tar)]
+    with _open(Path(archive)) as (tar, stream):
+        return [_name(member.name) for member in _members(tar, stream)]
+
+
+class _BoundedReader(io.BufferedReader):
+    """The decompressed bytes of an archive, for `tarfile`, which reads headers of any size and keeps what they say.
+
+    It may read as many bytes as it was allowed to.
+    """
+
+    allowed = MAX_HEADER_BYTES
+
+    def allow(self, size: int) -> None:
+        """Allow to read `size` bytes more."""
+        self.allowed += size
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read `size` bytes."""
+        size = -1 if size is None else size
+        if not 0 <= size <= MAX_HEADER_BYTES:
+            raise ValueError(f"an extended header of {size:,} bytes")
+        self.allowed -= size
+        if self.allowed < 0:
+            raise ValueError("its headers take more bytes than the names of its files can need")
+        return super().read(size)
+
+
+def _decompressed(file: io.BufferedReader) -> BinaryIO:
+    """The contents of a file that may be compressed, by its first bytes."""
+    start = file.peek(8)
+    if start.startswith(b"\x1f\x8b"):
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if start.startswith(b"BZh"):
+        return cast(BinaryIO, bz2.BZ2File(file))
+    if start.startswith(b"\xfd7zXZ"):
+        return cast(BinaryIO, lzma.LZMAFile(file))
+    return file
 
 
 @contextlib.contextmanager
-def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
-    """An archive to read, in the end to its last byte: there a compressed one has a checksum of what was read."""
+def _open(archive: Path) -> Iterator[tuple[tarfile.TarFile, _BoundedReader]]:
+    """Open an archive, and read it to its last byte in the end: a compressed one has a checksum there."""
     try:
-        with tarfile.open(archive, tarinfo=_Member) as tar:
-            yield tar
-            while tar.fileobj is not None and tar.fileobj.read(1 << 20):
-                pass
-    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
-        reason = "it is not a tar archive" if "\n" in str(error) else str(error)  # tarfile lists all that it tried
+        with archive.open("rb") as file, contextlib.ExitStack() as stack:
+            raw = _decompressed(file)
+            stream = stack.enter_context(_BoundedReader(cast(io.RawIOBase, raw)))
+            try:
+                tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r:"))
+            except tarfile.ReadError as error:
+                raise ValueError("it is not a tar archive") from error
+            yield tar, stream
+            while raw.read(1 << 20):
+                _check_size(raw.tell())
+    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, lzma.LZMAError, zlib.error) as error:
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else error
         raise ClientError(f"{archive} is not a readable model.tar.gz: {reason}") from error
 
 
@@ -108,28 +166,19 @@ def _name(path: str) -> str:
     return path.removeprefix("./")
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """What an archive holds, up to a number that no model has."""
+def _members(tar: tarfile.TarFile, stream: _BoundedReader) -> Iterator[tarfile.TarInfo]:
+    """The members of an archive, within the bounds of this module."""
     for number, member in enumerate(tar, start=1):
         if number > MAX_MEMBERS:
             raise ValueError(f"it has more than {MAX_MEMBERS:,} members")
+        if len(tar.pax_headers) > MAX_GLOBAL_HEADERS:
+            raise ValueError(f"it has more than {MAX_GLOBAL_HEADERS:,} entries of global headers")
+        _check_size(member.offset_data + member.size)
+        member.pax_headers = {}  # `tarfile` has applied them, and would keep them as long as the archive is open
         yield member
+        stream.allow(MEMBER_HEADER_BYTES)
 
 
-class _Member(tarfile.TarInfo):
-    """A member of an archive whose name is not longer than any path: `tarfile` reads extended headers at once."""
-
-    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo | None:
-        if self.type in _EXTENDED and self.size > MAX_HEADER_BYTES:
-            raise ValueError(f"an extended header of {self.size:,} bytes")
-        found: tarfile.TarInfo | None = super()._proc_member(tar)  # type: ignore[misc]
-        return found
-
-
-_EXTENDED = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
+def _check_size(size: int) -> None:
+    if size > MAX_UNPACKED_BYTES:
+        raise ValueError(f"it unpacks to more than {MAX_UNPACKED_BYTES >> 30} GiB: not a model")

@@ -51,7 +51,7 @@ lengths = st.lists(st.tuples(st.integers(1, 15), st.integers(1, 15)), min_size=1
     st.integers(0, 2**32),
     st.sampled_from(["epoch", "in_order"]),
 )
-def test_every_pair_once_and_rightly_laid_out(
+def test_every_pair_is_in_one_batch_with_the_right_ids(
     sizes: list[tuple[int, int]], batch_size: int, width: int, bucketing: bool, eos: bool, seed: int, way: str
 ) -> None:
     corpus = corpus_of(sizes)
@@ -86,7 +86,7 @@ def test_every_pair_once_and_rightly_laid_out(
 
 
 @pytest.mark.parametrize("bucketing", [True, False])
-def test_the_order_depends_on_seed_and_epoch_alone(bucketing: bool) -> None:
+def test_the_order_depends_only_on_seed_and_epoch(bucketing: bool) -> None:
     corpus = random_corpus()
     first = list(batches_of(corpus, bucketing=bucketing).epoch(2))
     other = batches_of(corpus, bucketing=bucketing)
@@ -102,21 +102,21 @@ def test_the_order_depends_on_seed_and_epoch_alone(bucketing: bool) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 30, 10_000])
-def test_an_epoch_goes_on_where_it_was_left(start: int) -> None:
+def test_an_epoch_started_at_a_later_batch_gives_the_rest(start: int) -> None:
     batches = batches_of(random_corpus())
     rest = list(batches.epoch(1, start))
     expected = list(batches.epoch(1))[start:]
     assert all(same(left, right) for left, right in zip(rest, expected, strict=True))
 
 
-def test_pairs_change_their_company_from_epoch_to_epoch() -> None:
+def test_batches_of_equal_lengths_are_mixed_anew_in_every_epoch() -> None:
     corpus = corpus_of([(5, 5)] * 40)
     batches = batches_of(corpus)
     first, second = ({frozenset(batch.indices.tolist()) for batch in batches.epoch(number)} for number in (0, 1))
     assert first != second
 
 
-def test_hardly_any_padding_with_buckets() -> None:
+def test_buckets_leave_less_than_a_tenth_of_padding() -> None:
     corpus = random_corpus(5000)
     batches = batches_of(corpus, batch_size=16)
     slots = sum(batch.source.numel() + batch.target_out.numel() for batch in batches.epoch(0))
@@ -158,7 +158,7 @@ def test_very_different_lengths_need_little_memory() -> None:
     assert sum(batch.num_pairs for batch in batches.epoch(0)) == len(sizes)
 
 
-def test_to_moves_tensors_and_keeps_the_rest() -> None:
+def test_to_moves_tensors_and_keeps_indices_and_counts() -> None:
     batch = next(batches_of(random_corpus()).epoch(0))
     moved = batch.to("meta")
     assert moved.source.device.type == moved.target_lengths.device.type == "meta"
@@ -168,9 +168,7 @@ def test_to_moves_tensors_and_keeps_the_rest() -> None:
 
 @settings(deadline=None)
 @given(lengths, st.integers(1, 5))
-def test_shares_hold_every_pair_once_and_are_as_much_work_as_each_other(
-    sizes: list[tuple[int, int]], size: int
-) -> None:
+def test_shares_hold_every_pair_once_and_have_about_equal_work(sizes: list[tuple[int, int]], size: int) -> None:
     batch = next(batches_of(corpus_of(sizes), batch_size=100, bucket_width=100).epoch(0))
     shares = [batch.share(rank, size) for rank in range(size)]
     assert sorted(np.concatenate([share.indices for share in shares])) == sorted(batch.indices)
@@ -183,7 +181,7 @@ def test_shares_hold_every_pair_once_and_are_as_much_work_as_each_other(
         assert share.num_tokens == int((share.target_out != PAD).sum())
 
 
-def test_numbers_beyond_any_corpus_mean_no_bound() -> None:
+def test_limits_larger_than_any_corpus_do_not_bound() -> None:
     corpus = random_corpus(50)
     vast = {"batch_size": 1 << 70, "max_source_length": 1 << 70, "max_target_length": 1 << 70}
     batches = list(batches_of(corpus, **vast).epoch(0))

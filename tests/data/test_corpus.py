@@ -44,7 +44,7 @@ def entries(channel: Path) -> list[Path]:
     return sorted((channel.parent / "cache").iterdir())
 
 
-def test_all_files_of_a_channel_in_the_order_of_names(channel: Path) -> None:
+def test_files_of_a_channel_are_read_in_the_order_of_names(channel: Path) -> None:
     (channel / "part-2").write_bytes(records(PAIRS[1:]))
     (channel / "part-1.anything").write_bytes(records(PAIRS[:1]))
     (channel / "part-3").write_bytes(b"")
@@ -109,11 +109,11 @@ def test_special_tokens_in_the_data_are_counted_in_one_warning(channel: Path, ca
         caplog.clear()
         assert as_pairs(load(channel)) == pairs
         (warning,) = caplog.messages
-        assert "2 <s> on the source side, 1 </s> on the source side, 1 </s> on the target side" in warning
+        assert "has 2 <s> and 1 </s> on the source side, 1 </s> on the target side: training" in warning
         assert "Remove them" in warning
 
 
-def test_paths_may_be_text_and_too_long(channel: Path) -> None:
+def test_paths_may_be_strings_and_too_long_ones_are_refused(channel: Path) -> None:
     (channel / "train.rec").write_bytes(records(PAIRS))
     cache = str(channel.parent / "cache")
     corpus = load_channel(str(channel), source_vocab_size=20, target_vocab_size=20, cache=cache)
@@ -123,7 +123,7 @@ def test_paths_may_be_text_and_too_long(channel: Path) -> None:
             read(channel / ("x" * 300))
 
 
-def test_a_stop_gives_up_what_was_decoded(channel: Path) -> None:
+def test_a_stop_leaves_no_cache_behind(channel: Path) -> None:
     (channel / "train.rec").write_bytes(records(PAIRS))
     cache = channel.parent / "cache"
     with pytest.raises(StopRequested):
@@ -132,7 +132,7 @@ def test_a_stop_gives_up_what_was_decoded(channel: Path) -> None:
     assert as_pairs(load(channel)) == PAIRS
 
 
-def test_arrays_are_mapped_not_read(channel: Path) -> None:
+def test_arrays_are_mapped_read_only(channel: Path) -> None:
     (channel / "train.rec").write_bytes(records(PAIRS))
     corpus = load(channel)
     for array in (corpus.source.values, corpus.target.offsets):
@@ -167,7 +167,7 @@ def test_changed_files_are_read_again(channel: Path) -> None:
     assert len(load(channel)) == 4
 
 
-def test_the_digest_is_of_the_pairs_not_of_the_files(channel: Path) -> None:
+def test_the_digest_depends_on_the_pairs_and_not_on_the_files(channel: Path) -> None:
     (channel / "train.rec").write_bytes(records(PAIRS))
     digest = load(channel).digest
     (channel / "train.rec").unlink()
@@ -196,7 +196,7 @@ def test_a_damaged_cache_is_built_again(name: str, damage: str, channel: Path) -
     assert (entry / name).read_bytes() == whole
 
 
-def test_larger_than_a_chunk(channel: Path) -> None:
+def test_a_file_of_many_chunks_is_read_whole(channel: Path) -> None:
     rng = np.random.default_rng(1)
     lengths = rng.integers(1, 30, size=40_000)
     offsets = np.concatenate(([0], np.cumsum(lengths)))
@@ -208,7 +208,7 @@ def test_larger_than_a_chunk(channel: Path) -> None:
         assert np.array_equal(read.offsets, side.offsets)
 
 
-def test_ids_outside_the_vocabulary(channel: Path) -> None:
+def test_ids_outside_the_vocabulary_are_refused_by_record(channel: Path) -> None:
     (channel / "a.rec").write_bytes(records(PAIRS))
     (channel / "b.rec").write_bytes(records(PAIRS[:2]))
     assert len(load(channel, 11)) == 5
@@ -242,7 +242,7 @@ def test_damaged_files_leave_no_cache_behind(data: bytes, message: str, channel:
     assert not entries(channel)
 
 
-def test_missing_and_empty_channels(channel: Path) -> None:
+def test_missing_and_empty_channels_are_refused(channel: Path) -> None:
     with pytest.raises(ClientError, match="is empty"):
         load(channel)
     (channel / ".hidden").write_bytes(records(PAIRS))
@@ -257,14 +257,14 @@ def test_missing_and_empty_channels(channel: Path) -> None:
         load(channel / "train.rec")
 
 
-def test_a_cache_that_cannot_be_written(channel: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_refused(channel: Path) -> None:
     (channel / "train.rec").write_bytes(records(PAIRS))
     (channel.parent / "cache").write_text("in the way")
     with pytest.raises(ClientError, match="cannot write"):
         load(channel)
 
 
-def test_vocabularies(tmp_path: Path) -> None:
+def test_vocabularies_are_loaded_and_missing_ones_named(tmp_path: Path) -> None:
     folder = tmp_path / "vocab"
     with pytest.raises(ClientError, match="does not exist"):
         load_vocabularies(folder)
@@ -279,7 +279,7 @@ def test_vocabularies(tmp_path: Path) -> None:
     assert (len(source), len(target)) == (1395, 1646)
 
 
-def test_the_original_s_files(channel: Path) -> None:
+def test_files_of_the_original_are_read(channel: Path) -> None:
     shutil.copy(GOLDEN / "train.rec", channel)
     corpus = load_channel(channel, source_vocab_size=1395, target_vocab_size=1646, cache=channel.parent / "cache")
     assert len(corpus) == 499

@@ -1,6 +1,8 @@
 import gzip
 import json
+import logging
 import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,11 +11,14 @@ from typing import Any
 import pytest
 
 from seqwright import locks
+from seqwright.cli import main
 from seqwright.data.prepare import PrepareReport, prepare
 from seqwright.data.recordio import read_records
+from seqwright.data.splits import DEFAULT_MAX_LENGTH, Lengths
 from seqwright.data.text import BLOCK
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.errors import ClientError
+from seqwright.hyperparameters import Hyperparameters
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "prepare"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -93,7 +98,7 @@ def test_given_vocabularies_are_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_both_ways")
-def test_gzip(tmp_path: Path) -> None:
+def test_gzip_files_are_decompressed(tmp_path: Path) -> None:
     for side in ("en", "de"):
         write(tmp_path, f"train.{side}.gz", gzip.compress((GOLDEN / f"train.{side}").read_bytes()))
     prepare(train_source=tmp_path / "train.en.gz", train_target=tmp_path / "train.de.gz", output=tmp_path / "out")
@@ -105,6 +110,77 @@ def test_only_a_line_feed_ends_a_line_and_all_white_space_parts_words(tmp_path: 
     source = "a\x0bb\x0cc\x85d\u2028e\x1df\rg\u3000h\r\n  i\tj  \nk"
     run(tmp_path, source, "1\n2\n3 \n")
     assert pairs(tmp_path / "out") == [("a b c d e f g h", "1"), ("i j", "2"), ("k", "3")]
+
+
+def test_paths_may_be_strings(tmp_path: Path) -> None:
+    golden = {side: str(GOLDEN / f"train.{side}") for side in ("en", "de")}
+    prepare(train_source=golden["en"], train_target=golden["de"], output=str(tmp_path / "out"))
+    assert (tmp_path / "out/train/train.rec").read_bytes() == (GOLDEN / "train.rec").read_bytes()
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_a_byte_order_mark_is_in_no_word(tmp_path: Path) -> None:
+    run(tmp_path, b"\xef\xbb\xbfa b\n", b"\xef\xbb\xbfx\n")
+    assert pairs(tmp_path / "out") == [("a b", "x")]
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_a_fraction_of_the_training_pairs_becomes_validation_pairs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    count = 3000
+    source = "".join(f"w{index} w\n" if index % 7 else "\n" for index in range(count))
+    target = "".join(f"v{index}\n" for index in range(count))
+    report = run(tmp_path, source, target, val_fraction=0.1)
+    train, validation = pairs(tmp_path / "out"), pairs(tmp_path / "out", "validation/val.rec")
+    assert report.validation is not None
+    assert (report.train.pairs, report.validation.pairs) == (len(train), len(validation))
+    assert 0.08 * count < len(validation) < 0.12 * count
+    expected = [(f"w{index} w", f"v{index}") for index in range(count) if index % 7]
+    assert sorted(train + validation) == sorted(expected)
+    assert set(train).isdisjoint(validation)
+    (tmp_path / "out").rename(tmp_path / "before")
+    run(tmp_path, source, target, val_fraction=0.1)
+    assert pairs(tmp_path / "out", "validation/val.rec") == validation
+    assert not caplog.messages
+
+
+def test_a_lack_of_validation_pairs_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(tmp_path, "a\n", "x\n")
+    (warning,) = caplog.messages
+    assert "training needs some: give validation text" in warning
+
+
+def test_special_tokens_in_the_text_are_counted_in_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    validation = {
+        "validation_source": write(tmp_path, "val.src", "a\n"),
+        "validation_target": write(tmp_path, "val.trg", "x </s>\n"),
+    }
+    run(tmp_path, "<s> a </s>\n<s> b </s>\n", "x <pad> y\n<unk> z\n", **validation)
+    (warning,) = caplog.messages
+    found = "2 <s> and 2 </s> on the source side, 1 <pad> on the target side of the training text; 1 </s> on the target"
+    assert f"special tokens: {found} side of the validation text. Training" in warning
+    assert "remove them from the text" in warning
+    assert pairs(tmp_path / "out", "validation/val.rec") == [("a", "x </s>")]
+
+
+def test_report_has_the_lengths_of_both_sides(tmp_path: Path) -> None:
+    source = "".join("a " * length + "\n" for length in range(1, 101))
+    target = "".join("x " * (2 * length) + "\n" for length in range(1, 101))
+    report = run(tmp_path, source, target)
+    assert report.train.source_lengths == Lengths(median=50, percentile_95=95, longest=100, over_default=0.0)
+    assert report.train.target_lengths == Lengths(median=100, percentile_95=190, longest=200, over_default=0.5)
+
+
+def test_a_length_beyond_the_histogram_is_still_the_longest(tmp_path: Path) -> None:
+    report = run(tmp_path, "a " * 70_000 + "\na\na\n", "x\n" * 3)
+    assert report.train.source_lengths == Lengths(median=1, percentile_95=1 << 16, longest=70_000, over_default=1 / 3)
+
+
+def test_the_default_maximum_is_that_of_the_hyperparameters() -> None:
+    assert Hyperparameters().max_seq_len_source == Hyperparameters().max_seq_len_target == DEFAULT_MAX_LENGTH
 
 
 @pytest.mark.usefixtures("_both_ways")
@@ -127,7 +203,7 @@ def test_words_of_dropped_lines_count_as_in_the_original(tmp_path: Path) -> None
     assert Vocabulary.load(tmp_path / "out/vocab/vocab.src.json").tokens[4:] == ("b", "a")
 
 
-def test_blocks_do_not_show(tmp_path: Path) -> None:
+def test_a_text_of_several_blocks_is_written_in_order(tmp_path: Path) -> None:
     count = 2 * BLOCK + 7
     seen: list[tuple[int, int]] = []
     source = "".join(f"w{index} w\n" for index in range(count))
@@ -153,6 +229,13 @@ def test_blocks_do_not_show(tmp_path: Path) -> None:
         ("a", "x", {"num_words_source": 0}, "start at 1, not 0"),
         ("a", "x", {"word_min_count_target": -2}, "start at 1, not -2"),
         ("a", "x", {"validation_source": Path("v")}, "validation text needs both sides"),
+        ("a", "x", {"val_fraction": 0.0}, "above 0 and below 1"),
+        ("a", "x", {"val_fraction": 1.0}, "above 0 and below 1"),
+        ("a", "x", {"val_fraction": float("nan")}, "above 0 and below 1"),
+        ("a", "x", {"val_fraction": 0.1, "validation_source": "v", "validation_target": "v"}, "not both"),
+        ("a", "x", {"val_fraction": 0.01}, "0.01 of 1 training pairs .* leaves training or validation without a pair"),
+        ("a", "x", {"vocab_source": "v" * 300, "vocab_target": "v"}, "file name too long"),
+        ("a", "x", {"validation_source": "v" * 300, "validation_target": "v"}, "file name too long"),
         ("a", "x", {"vocab_target": Path("v")}, "vocabularies are needed for both sides"),
         ("a", "x", {"vocab_source": Path("no"), "vocab_target": Path("no")}, "cannot read the vocabulary no"),
         ("a", "x", {"vocab_source": Path("v"), "vocab_target": Path("v"), "single_vocab": True}, "used as they are"),
@@ -181,24 +264,24 @@ def test_bad_validation_text_leaves_nothing_behind(tmp_path: Path) -> None:
     [b"not gzip", gzip.compress(b"word\n" * 1000)[:-20], gzip.compress(b"a\n")[:5]],
     ids=["another format", "cut in the data", "cut in the header"],
 )
-def test_damaged_gzip(data: bytes, tmp_path: Path) -> None:
+def test_a_damaged_gzip_file_is_refused(data: bytes, tmp_path: Path) -> None:
     path = write(tmp_path, "text.gz", data)
     with pytest.raises(ClientError, match=r"text\.gz"):
         prepare(train_source=path, train_target=path, output=tmp_path / "out")
     assert [each.name for each in tmp_path.iterdir()] == ["text.gz"]
 
 
-def test_missing_text(tmp_path: Path) -> None:
+def test_missing_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match=r"cannot read the training text: no such file .*nowhere"):
         prepare(train_source=tmp_path / "nowhere", train_target=tmp_path / "nowhere", output=tmp_path / "out")
 
 
-def test_a_folder_in_place_of_text(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="is a directory"):
         prepare(train_source=tmp_path, train_target=tmp_path, output=tmp_path / "out")
 
 
-def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     leftover = tmp_path / ".out.a1b2c3d4.tmp" / "train"
     leftover.mkdir(parents=True)
     (leftover / "train.rec").write_bytes(b"half")
@@ -206,7 +289,7 @@ def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text.src", "text.trg"]
 
 
-def test_two_at_once_do_not_write_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_do_not_write_the_same_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "LOCK_TIMEOUT", 0.2)
     half_written = tmp_path / ".out.a1b2c3d4.tmp"
     half_written.mkdir()
@@ -216,7 +299,7 @@ def test_two_at_once_do_not_write_the_same_folder(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "out").exists()
 
 
-def test_output_with_something_in_it_stays_as_it_is(tmp_path: Path) -> None:
+def test_an_output_folder_that_is_not_empty_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     mine = write(tmp_path / "out", "mine", "precious")
     with pytest.raises(ClientError, match="already exists and is not empty"):
@@ -225,7 +308,7 @@ def test_output_with_something_in_it_stays_as_it_is(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_an_empty_output_folder_is_fine(tmp_path: Path) -> None:
+def test_an_empty_output_folder_is_used(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     run(tmp_path, "a\n", "x\n")
     assert pairs(tmp_path / "out") == [("a", "x")]
@@ -243,7 +326,7 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("size", [1000, 35_000])
-def test_a_disk_that_fills_up(size: int, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_nothing_behind(size: int, tmp_path: Path) -> None:
     with files_no_larger_than(size), pytest.raises(ClientError, match=r"cannot write .*: file too large"):
         prepare(
             train_source=GOLDEN / "train.en",
@@ -255,7 +338,28 @@ def test_a_disk_that_fills_up(size: int, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_output_below_a_file(tmp_path: Path) -> None:
+def test_an_output_below_a_file_is_refused(tmp_path: Path) -> None:
     text = write(tmp_path, "text", "a\n")
     with pytest.raises(ClientError, match="cannot write"):
         prepare(train_source=text, train_target=text, output=text / "out")
+
+
+def test_the_command_shows_lengths_and_sets_pairs_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = [f"--train-{side}={GOLDEN / name}" for side, name in (("source", "train.en"), ("target", "train.de"))]
+    output = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["seqwright", "prepare", *text, f"--output={output}", "--val-fraction=0.2"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    logging.getLogger().handlers.clear()
+    table = {
+        label: row.split()[-2:]
+        for row in capsys.readouterr().out.splitlines()
+        for label in ("pairs kept", "source length, median", "target length, 95 %", "source longer than 100")
+        if row.startswith(label)
+    }
+    assert len(table) == 4
+    assert sum(int(pairs) for pairs in table["pairs kept"]) == 499
+    assert table["source longer than 100"] == ["0.00%", "0.00%"]
+    assert len(pairs(output, "validation/val.rec")) == int(table["pairs kept"][1])

@@ -107,7 +107,7 @@ def test_reads_every_way_to_write_a_pair(data: st.DataObject, rows: list[tuple[l
 
 @settings(max_examples=250, deadline=None)
 @given(st.data())
-def test_damage_is_told_or_harmless(data: st.DataObject) -> None:
+def test_damaged_bytes_give_what_protobuf_reads_or_an_error(data: st.DataObject) -> None:
     """Flipped bytes give what the protobuf library reads, or an error: never a crash, never other ids."""
     payload = bytearray(pair(data.draw(st.lists(ids, max_size=8)), data.draw(st.lists(ids, max_size=8))))
     for _ in range(data.draw(st.integers(1, 3))):
@@ -135,7 +135,7 @@ def test_reads_the_files_of_the_original() -> None:
     assert as_lists(source)[0] == list(OriginalRecord.FromString(payload).features["source"].int32_tensor.values)
 
 
-def test_one_feature_only() -> None:
+def test_a_single_feature_is_written_and_read() -> None:
     target = Sequences.of([[7, 400], []])
     written = encode_records({"target": target})
     assert decoded(written, ("target",)) == [([7, 400],), ([],)]
@@ -145,13 +145,13 @@ def test_a_value_without_a_tensor_is_an_empty_sequence() -> None:
     assert decoded(frame(field(1, field(1, b"source") + field(2, b""))), ("source",)) == [([],)]
 
 
-def test_no_records() -> None:
+def test_no_bytes_are_no_records() -> None:
     source, target = decode_records(b"", BOTH, "request")
     assert len(source) == len(target) == 0
     assert encode_records({"source": source}) == b""
 
 
-def test_refuses_to_write_what_cannot_be_ids() -> None:
+def test_negative_ids_and_unequal_sides_are_not_written() -> None:
     with pytest.raises(ValueError, match="negative"):
         encode_records({"target": Sequences.of([[-1]])})
     with pytest.raises(ValueError, match="same number"):
@@ -171,7 +171,7 @@ def test_chunks_do_not_change_what_is_read(chunk: int, monkeypatch: pytest.Monke
     assert (len(chunks) > 5) == (chunk < 1 << 20)
 
 
-def test_a_magic_number_inside_a_record() -> None:
+def test_a_magic_number_inside_a_record_is_read_as_content() -> None:
     magic = struct.pack("<I", 0xCED7230A)
     rows = []
     for shift in range(4):
@@ -296,7 +296,7 @@ GOOD = frame(pair([4, 5, 6], [7]))
         (frame(pair([4], [5]) + field(1, field(1, b"source") + field(2, field(7, b"\x08" + varint(-9))))), "id -9"),
     ],
 )
-def test_bad_records_are_told_with_their_place(bad: bytes, message: str, tmp_path: Path) -> None:
+def test_bad_records_are_refused_with_record_and_byte(bad: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "train.rec"
     path.write_bytes(GOOD * 2 + bad)
     with pytest.raises(ClientError, match=message) as error:
@@ -306,7 +306,7 @@ def test_bad_records_are_told_with_their_place(bad: bytes, message: str, tmp_pat
         decode_records(bad, BOTH, "request body")
 
 
-def test_places_count_from_the_start_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_record_and_byte_are_counted_across_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(recordio, "CHUNK", 100)
     path = tmp_path / "train.rec"
     path.write_bytes(GOOD * 500 + frame(pair([-1], [1])) + GOOD * 10)
@@ -314,6 +314,6 @@ def test_places_count_from_the_start_of_the_file(monkeypatch: pytest.MonkeyPatch
         list(read_records(path, BOTH))
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="no such file"):
         list(read_records(tmp_path / "nowhere.rec", BOTH))

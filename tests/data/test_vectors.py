@@ -40,18 +40,18 @@ def assert_equal(rows: dict[int, list[float]], expected: dict[int, list[float]])
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_every_format_lands_in_the_rows_of_its_words(text: str, packed: bool, tmp_path: Path) -> None:
+def test_every_format_gives_the_vectors_of_known_words(text: str, packed: bool, tmp_path: Path) -> None:
     path = tmp_path / ("vectors.gz" if packed else "vectors.txt")
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
     assert_equal(found(path), EXPECTED)
 
 
-def test_the_first_row_of_a_word_counts(tmp_path: Path) -> None:
+def test_the_first_of_several_rows_of_a_word_is_used(tmp_path: Path) -> None:
     (tmp_path / "v").write_text("cat 1 2 3\nsat 4 5 6\ncat 7 8 9\n")
     assert_equal(found(tmp_path / "v"), {5: [1, 2, 3], 7: [4, 5, 6]})
 
 
-def test_memory_follows_the_vocabulary_and_lines_are_counted_past_a_block(tmp_path: Path) -> None:
+def test_lines_are_counted_across_blocks(tmp_path: Path) -> None:
     rows = "".join(f"w{i} 1 2 3\n" for i in range(5000))
     (tmp_path / "v").write_text("cat 1 2 3\n" + rows)
     assert_equal(found(tmp_path / "v"), {5: [1, 2, 3]})
@@ -82,7 +82,7 @@ def test_memory_follows_the_vocabulary_and_lines_are_counted_past_a_block(tmp_pa
         (b"4 3\n", "has no word of the vocabulary"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_named(content: bytes, message: str, tmp_path: Path) -> None:
+def test_a_damaged_row_is_refused_with_its_line(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "vectors.txt"
     path.write_bytes(content)
     with pytest.raises(ClientError, match=re.escape(message)) as caught:
@@ -90,7 +90,7 @@ def test_what_is_wrong_with_a_file_is_named(content: bytes, message: str, tmp_pa
     assert str(path) in str(caught.value)
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match=r"cannot read .*none\.txt"):
         found(tmp_path / "none.txt")
     (tmp_path / "cut.gz").write_bytes(gzip.compress(GLOVE.encode() * 999)[:-20])

@@ -12,19 +12,19 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "prepare"
 SPECIAL = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
 
 
-def test_special_ids() -> None:
+def test_special_tokens_have_the_ids_of_the_original() -> None:
     assert (PAD, UNK, BOS, EOS) == (0, 1, 2, 3)
     assert SPECIAL_TOKENS == ("<pad>", "<unk>", "<s>", "</s>")
 
 
-def test_order_of_words() -> None:
+def test_words_are_ordered_by_count_and_code_point() -> None:
     counts = {"a": 2, "b": 5, "z": 2, "é": 2, "😀": 2, "once": 1, "<s>": 9, "</s>": 9, "<unk>": 9, "<pad>": 9}
     assert Vocabulary.from_counts(counts, None, 1).tokens == (*SPECIAL_TOKENS, "b", "😀", "é", "z", "a", "once")
     assert Vocabulary.from_counts(counts, 3, 1).tokens == (*SPECIAL_TOKENS, "b", "😀", "é")
     assert Vocabulary.from_counts(counts, 10, 2).tokens == (*SPECIAL_TOKENS, "b", "😀", "é", "z", "a")
 
 
-def test_words_to_ids_and_back() -> None:
+def test_words_become_ids_and_ids_words() -> None:
     vocabulary = Vocabulary((*SPECIAL_TOKENS, "haus", "baum"))
     assert vocabulary.ids(["haus", "<s>", "wald", "baum", "<unk>"]) == [4, BOS, UNK, 5, UNK]
     assert vocabulary.words([5, 4, EOS]) == ["baum", "haus", "</s>"]
@@ -38,13 +38,13 @@ def test_words_to_ids_and_back() -> None:
 
 
 @pytest.mark.parametrize("tokens", [("a", "b"), SPECIAL_TOKENS[:3], (*SPECIAL_TOKENS, "a", "a")])
-def test_tokens_that_make_no_vocabulary(tokens: tuple[str, ...]) -> None:
+def test_wrong_or_repeated_tokens_are_refused(tokens: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="vocabulary"):
         Vocabulary(tokens)
 
 
 @pytest.mark.parametrize("name", ["vocab.src.json", "single/vocab.trg.json", "min2/vocab.trg.json"])
-def test_files_of_the_original_come_out_as_they_went_in(name: str, tmp_path: Path) -> None:
+def test_files_of_the_original_are_saved_unchanged(name: str, tmp_path: Path) -> None:
     vocabulary = Vocabulary.load(GOLDEN / name)
     vocabulary.save(tmp_path / "vocab.json")
     assert (tmp_path / "vocab.json").read_bytes() == (GOLDEN / name).read_bytes()
@@ -83,7 +83,7 @@ def test_any_tokens_survive_json_in_any_order(words: list[str]) -> None:
         (json.dumps({**SPECIAL, "\ud800": 4}), "unpaired surrogate"),
     ],
 )
-def test_what_is_no_vocabulary(text: str | bytes, message: str, tmp_path: Path) -> None:
+def test_other_content_is_refused_with_the_reason(text: str | bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "vocab.src.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ClientError, match=message) as error:
@@ -107,12 +107,12 @@ def test_a_vocabulary_larger_than_the_bound_is_not_read(tmp_path: Path) -> None:
         Vocabulary.load(path)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="no such file"):
         Vocabulary.load(tmp_path / "vocab.src.json")
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ClientError, match="cannot write"):
         Vocabulary(SPECIAL_TOKENS).save(tmp_path / "file" / "vocab.json")

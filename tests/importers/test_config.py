@@ -74,7 +74,7 @@ def test_other_tags_are_refused_by_name_and_nothing_runs(value: str, tag: str | 
     with pytest.raises(ClientError) as caught:
         parse_config(f"!ModelConfig\nsize: {value.format(target=target)}\n".encode(), "config")
     if tag:
-        assert f"config, line 2: the tag {tag}: no part of a Sockeye 1 configuration" in str(caught.value)
+        assert f"config, line 2: the tag {tag}: not in a Sockeye 1 configuration; no code was run" in str(caught.value)
     assert not target.exists()
 
 
@@ -97,12 +97,26 @@ def test_other_tags_are_refused_by_name_and_nothing_runs(value: str, tag: str | 
         b"x: " + b"[" * 5000,
     ],
 )
-def test_what_is_no_configuration_is_an_error(content: bytes) -> None:
+def test_other_content_is_refused(content: bytes) -> None:
     with pytest.raises(ClientError, match="config is not a"):
         parse_config(content, "config")
 
 
-def test_shared_anchors_do_not_explode() -> None:
+@pytest.mark.parametrize(
+    "number", ["1:1" + ":1" * 50, "1:1" + ":1" * 100_000, "1:1" + ":1" * 100_000 + ".5", "1" * 9999]
+)
+def test_a_number_of_many_characters_is_refused(number: str) -> None:
+    with pytest.raises(
+        ClientError, match=r"config is not a readable YAML file: line 2: a number of [0-9,]+ characters"
+    ):
+        parse_config(f"!ModelConfig\nsize: {number}\n".encode(), "config")
+
+
+def test_a_byte_order_mark_before_a_configuration_is_skipped() -> None:
+    assert parse_config(b"\xef\xbb\xbf" + TEXT, "config").integer("size") == 3
+
+
+def test_nested_anchors_are_read_in_little_memory() -> None:
     lines = ["a0: &a0 [1, 2]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)]
     config = parse_config("\n".join(lines).encode(), "config")
     assert config.active("a59")
@@ -111,7 +125,7 @@ def test_shared_anchors_do_not_explode() -> None:
 
 def test_merge_keys_are_refused() -> None:
     lines = ["a0: &a0 {b: 1}"] + [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 8)}]}}" for i in range(1, 12)]
-    with pytest.raises(ClientError, match="the tag !!merge: no part of a Sockeye 1 configuration"):
+    with pytest.raises(ClientError, match="the tag !!merge: not in a Sockeye 1 configuration"):
         parse_config("\n".join(lines).encode(), "config")
 
 

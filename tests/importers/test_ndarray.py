@@ -61,7 +61,7 @@ def test_every_format_and_type_is_read(write: Callable[[Array], bytes], kind: st
     assert arrays["arg:a"].dtype == np.dtype(kind)
 
 
-def test_formats_mix_in_a_file() -> None:
+def test_a_file_with_several_formats_is_read() -> None:
     arrays = parse_ndarrays(listed([write(sample()) for write in WRITERS], [b"0", b"1", b"2", b"3"]), "params")
     assert all(np.array_equal(array, sample()) for array in arrays.values())
 
@@ -103,12 +103,12 @@ GOOD = version_2(sample())
         (listed([GOOD], [b"a"]) + b"more", "4 bytes follow its end at byte 105"),
     ],
 )
-def test_damage_is_named_with_its_place(content: bytes, message: str) -> None:
+def test_damage_is_refused_with_array_and_byte(content: bytes, message: str) -> None:
     with pytest.raises(ClientError, match=message):
         parse_ndarrays(content, "params")
 
 
-def test_an_end_at_any_byte_is_an_error() -> None:
+def test_a_file_cut_at_any_byte_is_refused() -> None:
     content = listed([write(sample()) for write in WRITERS], [b"one", b"two", b"three", b"four"])
     for end in range(len(content)):
         with pytest.raises(ClientError, match="params is"):

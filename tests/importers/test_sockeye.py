@@ -5,8 +5,6 @@ import logging
 import shutil
 import struct
 import sys
-import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +15,10 @@ from seqwright.artifacts import LengthRatio, TrainedModel, load_model
 from seqwright.cli import main
 from seqwright.data.vocabulary import BOS, EOS
 from seqwright.errors import ClientError
-from seqwright.importers.ndarray import Arrays, parse_ndarrays
+from seqwright.importers.ndarray import Arrays
 from seqwright.importers.sockeye import import_sockeye
 from seqwright.inference.translator import Translator
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "sockeye"
-SMALL = "gru_bilinear"
-
-
-def write_params(path: Path, arrays: Arrays) -> None:
-    """An NDArray list of V2 records, fp32."""
-    parts = [struct.pack("<QQQ", 0x112, 0, len(arrays))]
-    for array in arrays.values():
-        parts.append(struct.pack(f"<Iii{array.ndim}q", 0xF993FAC9, 0, array.ndim, *array.shape))
-        parts += [struct.pack("<iii", 1, 0, 0), array.astype("<f4").tobytes()]
-    parts.append(struct.pack("<Q", len(arrays)))
-    parts += [struct.pack("<Q", len(name.encode())) + name.encode() for name in arrays]
-    path.write_bytes(b"".join(parts))
+from tests.importers.models import GOLDEN, SMALL, change_params, edit, pack, refuses, same_weights
 
 
 def log_probability(trained: TrainedModel, source: list[str], target: list[str]) -> float:
@@ -73,44 +58,10 @@ def test_an_imported_model_gives_sockeyes_translations_and_scores(name: str, tmp
 
 
 @pytest.mark.parametrize("name", ["rnn_lstm_mlp_1l", "rnn_gru_dot_2l", "rnn_lstm_fixed_1l", "cnn_glu_3l", "cnn2rnn"])
-def test_the_whole_test_set_agrees(name: str, shared: Path, tmp_path: Path) -> None:
+def test_translations_of_the_whole_test_set_are_sockeyes(name: str, shared: Path, tmp_path: Path) -> None:
     golden = shared / "golden" / "sockeye"
     source, target = golden / "fre.test.src", golden / "fre.test.trg"
     check_against_sockeye(golden / name, golden / name, source, target, tmp_path / "model", misses=2)
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A copy of a small model, to be changed."""
-    return Path(shutil.copytree(GOLDEN / SMALL, tmp_path / "sockeye"))
-
-
-@pytest.fixture
-def output(tmp_path: Path) -> Path:
-    return tmp_path / "imported"
-
-
-def edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def change_params(model: Path, change: Callable[[Arrays], object]) -> None:
-    arrays = parse_ndarrays((model / "params.best").read_bytes(), "params.best")
-    change(arrays)
-    write_params(model / "params.best", arrays)
-
-
-def same_weights(one: TrainedModel, other: TrainedModel) -> bool:
-    pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
-    return all(torch.equal(ours, theirs) for ours, theirs in pairs)
-
-
-def pack(model: Path, archive: Path, prefix: str) -> Path:
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(model, prefix)
-    return archive
 
 
 @pytest.mark.parametrize("prefix", ["", "./", "model/deep"])
@@ -129,13 +80,13 @@ def test_a_linked_best_checkpoint_is_followed_in_folder_and_archive(model: Path,
     assert same_weights(wanted, import_sockeye(pack(model, tmp_path / "m.tar.gz", "m"), tmp_path / "again"))
 
 
-def test_the_last_checkpoint_stands_in_for_the_best(model: Path, output: Path) -> None:
+def test_the_last_checkpoint_is_imported_if_none_is_best(model: Path, output: Path) -> None:
     (model / "params.00009").write_bytes(b"of an earlier day")
     (model / "params.best").rename(model / "params.00010")
     import_sockeye(model, output)
 
 
-def test_early_files_and_names_are_understood(model: Path, output: Path, tmp_path: Path) -> None:
+def test_files_and_names_of_early_versions_are_read(model: Path, output: Path, tmp_path: Path) -> None:
     for side in ("src", "trg"):
         (model / f"vocab.{side}.0.json").rename(model / f"vocab.{side}.json")
     text = (model / "config").read_text()
@@ -154,7 +105,7 @@ def test_early_files_and_names_are_understood(model: Path, output: Path, tmp_pat
     assert same_weights(trained, import_sockeye(GOLDEN / SMALL, tmp_path / "usual"))
 
 
-def test_settings_and_scores_come_along(model: Path, output: Path) -> None:
+def test_settings_and_scores_are_imported(model: Path, output: Path) -> None:
     trained = import_sockeye(model, output)
     settings = trained.settings
     assert (settings.num_layers_encoder, settings.num_layers_decoder, settings.rnn_num_hidden) == (3, 2, 12)
@@ -178,13 +129,6 @@ def test_an_existing_output_is_left_alone(model: Path, output: Path) -> None:
     assert (output / "model.safetensors").read_bytes() == before
 
 
-def refuses(model: Path, output: Path, message: str) -> None:
-    with pytest.raises(ClientError, match=message):
-        import_sockeye(model, output)
-    assert not output.exists()
-    assert not list(output.parent.glob(f".{output.name}*"))
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -199,7 +143,7 @@ def test_a_missing_part_is_named(name: str, message: str, model: Path, output: P
     refuses(model, output, message)
 
 
-def test_nothing_to_import_is_an_error(output: Path, tmp_path: Path) -> None:
+def test_a_source_without_a_model_is_refused(output: Path, tmp_path: Path) -> None:
     refuses(tmp_path / "nowhere", output, "no model at .*nowhere")
     (tmp_path / "noise.tar.gz").write_bytes(b"noise")
     refuses(tmp_path / "noise.tar.gz", output, r"noise\.tar\.gz is not a readable .*: it is not a tar archive$")
@@ -231,7 +175,7 @@ def test_parameters_that_do_not_fit_are_named(model: Path, output: Path) -> None
         refuses(model, output, message)
 
 
-def test_whole_numbers_are_no_parameters(model: Path, output: Path) -> None:
+def test_parameters_of_an_integer_type_are_refused(model: Path, output: Path) -> None:
     content = (model / "params.best").read_bytes()
     # The first record is the target embeddings, [44, 8]; 24 bytes of header, 28 of format, shape and device.
     (model / "params.best").write_bytes(content[:60] + struct.pack("<i", 4) + content[64:])
@@ -254,7 +198,7 @@ def test_a_vocabulary_of_another_model_is_named(model: Path, output: Path) -> No
 
 def test_an_executable_tag_is_refused(model: Path, output: Path, tmp_path: Path) -> None:
     edit(model / "config", "lhuc: false", f"lhuc: !!python/object/apply:os.system ['touch {tmp_path}/ran']")
-    refuses(model, output, "the tag !!python/object/apply:os.system: no part of")
+    refuses(model, output, "the tag !!python/object/apply:os.system: not in a")
     assert not (tmp_path / "ran").exists()
 
 
@@ -307,7 +251,7 @@ def test_features_without_counterpart_are_refused_by_name(
         ("cnn_config: !ConvolutionConfig", "other: !ConvolutionConfig", "other: the model has a setting"),
     ],
 )
-def test_convolutional_features_without_counterpart_too(
+def test_convolutional_features_without_counterpart_are_refused(
     old: str, new: str, message: str, output: Path, tmp_path: Path
 ) -> None:
     model = Path(shutil.copytree(GOLDEN / "gru_to_cnn", tmp_path / "sockeye"))
@@ -315,7 +259,7 @@ def test_convolutional_features_without_counterpart_too(
     refuses(model, output, message)
 
 
-def test_cells_must_be_alike_on_both_sides(model: Path, output: Path) -> None:
+def test_different_cells_in_encoder_and_decoder_are_refused(model: Path, output: Path) -> None:
     text = (model / "config").read_text()
     at = text.index("config_encoder:")
     (model / "config").write_text(text[:at] + text[at:].replace("cell_type: gru", "cell_type: lstm"))
@@ -327,7 +271,7 @@ def test_an_archive_with_two_models_is_refused(model: Path, output: Path, tmp_pa
     refuses(pack(model, tmp_path / "m.tar.gz", "m"), output, r"m\.tar\.gz holds two files for ")
 
 
-def test_an_archive_cannot_reach_outside(model: Path, output: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_an_archive_is_not_followed(model: Path, output: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes((model / "params.best").read_bytes())
     (model / "params.best").unlink()
     (model / "params.best").symlink_to(tmp_path / "secret")

@@ -16,15 +16,19 @@ from seqwright.console import can_show_bars
 from seqwright.remote import LocalCopies
 
 if TYPE_CHECKING:
-    from seqwright.data.prepare import PrepareReport, SplitReport
+    from seqwright.data.prepare import PrepareReport
+    from seqwright.data.splits import Lengths, SplitReport
 
 
 def prepare_command(
-    train_source: Annotated[str, path_option(help="Training text, one sequence a line; .gz is unpacked.")],
+    train_source: Annotated[str, path_option(help="Training text, one sequence a line; .gz is decompressed.")],
     train_target: Annotated[str, path_option(help="Its translation, line by line.")],
     output: Annotated[str, path_option(help="Folder to write; it must not exist, or be empty.")],
     val_source: Annotated[str | None, path_option(help="Validation text.")] = None,
     val_target: Annotated[str | None, path_option(help="Its translation, line by line.")] = None,
+    val_fraction: Annotated[
+        float | None, typer.Option(help="Share of the training pairs to set aside as validation text, e.g. 0.02.")
+    ] = None,
     single_vocab: Annotated[
         bool, typer.Option("--single-vocab", help="One vocabulary for both sides; the source's options shape it.")
     ] = False,
@@ -50,6 +54,7 @@ def prepare_command(
             train_target=copies.read(train_target),
             validation_source=copies.read_if_given(val_source),
             validation_target=copies.read_if_given(val_target),
+            val_fraction=val_fraction,
             single_vocab=single_vocab,
             num_words_source=num_words_source,
             num_words_target=num_words_target,
@@ -65,7 +70,7 @@ def prepare_command(
 
 
 def _table(report: PrepareReport) -> Table:
-    """What was written, a column a split."""
+    """A table of what was written, with a column for each split."""
     splits = {"train": report.train}
     if report.validation is not None:
         splits["validation"] = report.validation
@@ -87,4 +92,17 @@ def _column(split: SplitReport) -> list[tuple[str, str]]:
         ("target tokens", f"{split.target_tokens:,}"),
         ("source unknown", f"{split.source_unknown_rate:.2%}"),
         ("target unknown", f"{split.target_unknown_rate:.2%}"),
+        *_lengths("source", split.source_lengths),
+        *_lengths("target", split.target_lengths),
+    ]
+
+
+def _lengths(side: str, lengths: Lengths) -> list[tuple[str, str]]:
+    from seqwright.data.splits import DEFAULT_MAX_LENGTH
+
+    return [
+        (f"{side} length, median", f"{lengths.median:,}"),
+        (f"{side} length, 95 %", f"{lengths.percentile_95:,}"),
+        (f"{side} length, longest", f"{lengths.longest:,}"),
+        (f"{side} longer than {DEFAULT_MAX_LENGTH}", f"{lengths.over_default:.2%}"),
     ]

@@ -1,7 +1,7 @@
-"""Length buckets, padded batches: the order in which a corpus is trained on.
+"""Sort a corpus into length buckets and padded batches, in a seeded order.
 
-What comes in which batch is planned for a whole epoch at once, in a few arrays over the corpus, from the seed and the
-number of the epoch alone. Tensors are made when their batch is due.
+A `Plan` says which pairs make which batch of an epoch. It depends on the corpus, the seed and the number of the epoch
+alone, and takes a few arrays over the corpus. Tensors are made when their batch is needed.
 """
 
 import itertools
@@ -20,22 +20,22 @@ from seqwright.data.vocabulary import BOS, EOS, PAD
 
 Ints = NDArray[np.int64]
 
-_LONGEST = (1 << 31) - 1
+_MAX_LENGTH = (1 << 31) - 1
 """Ids of the longest sequence that a corpus can hold."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B pairs as tensors, int64, filled up with `PAD`.
+    """B pairs as int64 tensors, padded with `PAD` to the lengths S and T.
 
     Attributes:
         source: `[B, S]`.
-        source_lengths: how many of the S are not padding, EOS counted where there is one, `[B]`.
-        target_in: BOS and the ids, what the decoder is shown, `[B, T]`.
-        target_out: the ids and EOS, what it should predict, `[B, T]`.
-        target_lengths: how many of the T are not padding, `[B]`.
-        indices: which pairs of the corpus these are, `[B]`; always in the memory of the processor.
-        num_tokens: target tokens to predict, EOS counted, `PAD` not, not even where a sequence has it.
+        source_lengths: ids of every source without padding, EOS counted if there is one, `[B]`.
+        target_in: BOS and the ids, the input of the decoder, `[B, T]`.
+        target_out: the ids and EOS, what the decoder should predict, `[B, T]`.
+        target_lengths: ids of every target without padding, `[B]`.
+        indices: which pairs of the corpus these are, `[B]`; always on the CPU.
+        num_tokens: target tokens to predict, EOS counted; `PAD` is not counted, not even inside a sequence.
     """
 
     source: Tensor
@@ -52,18 +52,19 @@ class Batch:
         return len(self.indices)
 
     def split(self, parts: int) -> list["Batch"]:
-        """The batch in at most `parts` batches of nearly equal numbers of pairs, in order."""
+        """Split into at most `parts` batches of nearly equal numbers of pairs, in order."""
         bounds = np.linspace(0, self.num_pairs, min(parts, self.num_pairs) + 1).astype(int)
         return [self._rows(torch.arange(start, end)) for start, end in itertools.pairwise(bounds)]
 
     def share(self, rank: int, size: int) -> "Batch":
-        """One of `size` parts that are as much work as each other; may have no pairs.
+        """One of `size` parts that take about equal work; a part may have no pairs.
 
-        Tensors keep their width, so that all shares are padded alike; and pairs are dealt out by target length, to and
-        fro, so that all have about as many target tokens, each of which costs a row of the output layer.
+        Tensors keep their width, so that all parts are padded alike. Pairs are dealt out by falling target length,
+        first to the ranks 0 to `size - 1` and then back, so that all parts have about as many target tokens, each of
+        which costs a row of the output layer.
         """
         longest_first = self.target_lengths.argsort(descending=True, stable=True)
-        turn = torch.arange(self.num_pairs) % (2 * size)
+        turn = torch.arange(self.num_pairs) % (2 * size)  # size = 3: 0 1 2 3 4 5 stand for the ranks 0 1 2 2 1 0
         return self._rows(longest_first[(turn == rank) | (turn == 2 * size - 1 - rank)].sort().values)
 
     def _rows(self, rows: Tensor) -> "Batch":
@@ -92,12 +93,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """Which pairs make which batch.
+    """Which pairs make which batch of an epoch.
 
     Attributes:
-        order: the pairs of the corpus, those of a batch next to each other, int32 `[N]`.
+        order: the indices of all N pairs, those of a batch next to each other, int32 `[N]`.
         starts: where every batch starts in `order`, `[batches]`.
-        ends: where every batch ends, `[batches]`.
+        ends: where every batch ends in `order`, `[batches]`.
     """
 
     order: NDArray[np.int32]
@@ -108,18 +109,18 @@ class Plan:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> Ints:
-        """The pairs of batch `index`, `[B]`."""
+        """The indices of the pairs of batch `index`, `[B]`."""
         return self.order[self.starts[index] : self.ends[index]].astype(np.int64)
 
 
 class Batches:
     """A corpus in batches, every pair once an epoch.
 
-    With `bucketing`, a batch holds pairs of nearly the same lengths and is padded to the longest of them. Pairs belong
-    to buckets: bucket `k` takes the pairs that fit `k + 1` steps on both sides and no smaller bucket. A step is
-    `bucket_width` on the side that is longer on average, and less on the other in proportion. Inside of a bucket pairs
-    are ordered by target length, then source length, then by chance, and cut into batches; the last of a bucket may be
-    small. The order of the batches is random.
+    With `bucketing`, a batch holds pairs of nearly the same lengths and is padded to the longest of them. Bucket `k`
+    has the pairs that fit into `k + 1` steps on both sides and into no smaller bucket. A step is `bucket_width` on the
+    side that is longer on average, and less on the other in proportion. Within a bucket, pairs are sorted by target
+    length, then source length, then at random, and cut into batches; the last batch of a bucket may be small. The
+    order of the batches is random.
 
     Without `bucketing`, pairs come in random order and every batch has the same shape, that of the longest sequences
     allowed.
@@ -127,11 +128,11 @@ class Batches:
     Args:
         corpus: the pairs.
         batch_size: pairs in a batch.
-        max_source_length: source ids kept of a pair, EOS not counted; what is longer is cut.
+        max_source_length: source ids kept of a pair, EOS not counted; longer sequences are cut.
         max_target_length: target ids kept of a pair, EOS not counted.
-        bucket_width: the step from a bucket to the next, in ids.
+        bucket_width: the step from one bucket to the next, in ids.
         bucketing: whether to sort pairs by length.
-        seed: what the random order depends on, with the number of the epoch; 0 or more.
+        seed: of the random order, together with the number of the epoch; 0 or more.
         source_eos: whether EOS ends the source.
 
     Attributes:
@@ -151,23 +152,23 @@ class Batches:
         source_eos: bool = True,
     ) -> None:
         self._corpus = corpus
-        self._max_source_length = min(max_source_length, _LONGEST)
-        self._max_target_length = min(max_target_length, _LONGEST)
+        self._max_source_length = min(max_source_length, _MAX_LENGTH)
+        self._max_target_length = min(max_target_length, _MAX_LENGTH)
         self._bucketing = bucketing
         self._seed = seed
         self._source_eos = source_eos
         source = _lengths(corpus.source, self._max_source_length)
         target = _lengths(corpus.target, self._max_target_length)
-        self._ranks, sizes = _rank(source, target, bucket_width if bucketing else math.inf)
-        self._starts, self._ends = _cut(sizes, min(batch_size, len(self._ranks)))
+        self._ranks, sizes = _rank_pairs(source, target, bucket_width if bucketing else math.inf)
+        self._starts, self._ends = _batch_bounds(sizes, min(batch_size, len(self._ranks)))
         self.batches_per_epoch = len(self._starts)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Make the batches of an epoch.
 
         Args:
-            number: which epoch, from 0; the order is that of every other run with this seed.
-            start: batches to leave out at the beginning, at no cost.
+            number: the epoch, counted from 0; all runs with the same seed have the same order.
+            start: batches to skip at the beginning; skipping makes no tensors.
         """
         plan = self.plan(number)
         width = None if self._bucketing else (self._max_source_length, self._max_target_length)
@@ -175,14 +176,14 @@ class Batches:
             yield self._assemble(plan[index], width)
 
     def in_order(self) -> Iterator[Batch]:
-        """Make batches of all pairs in an order that never changes, by length, each padded to its longest."""
+        """Make batches of all pairs in a fixed order, by length, each padded to its longest sequences."""
         order = np.argsort(self._ranks, kind="stable").astype(np.int32)
         plan = Plan(order, self._starts, self._ends)
         for index in range(len(plan)):
             yield self._assemble(plan[index], None)
 
     def plan(self, number: int) -> Plan:
-        """Which pairs make which batch of epoch `number`."""
+        """The batches of epoch `number`, counted from 0."""
         random = np.random.default_rng((self._seed, number))
         order = random.permutation(np.arange(len(self._ranks), dtype=np.int32))
         if self._bucketing:
@@ -191,11 +192,16 @@ class Batches:
         return Plan(order, self._starts[shuffled], self._ends[shuffled])
 
     def _assemble(self, indices: Ints, width: tuple[int, int] | None) -> Batch:
-        """Make the tensors of a batch, of a given width in ids, or that of its longest sequences."""
+        """Make the tensors of a batch.
+
+        Args:
+            indices: its pairs, `[B]`.
+            width: ids of every source and every target, EOS not counted; None for those of the longest sequences.
+        """
         source, source_lengths = _gather(self._corpus.source, indices, self._max_source_length, width and width[0])
         target, target_lengths = _gather(self._corpus.target, indices, self._max_target_length, width and width[1])
         rows = np.arange(len(indices))
-        target_in = np.full(target.shape, PAD, dtype=np.int64)
+        target_in = np.full(target.shape, PAD, dtype=np.int64)  # [B, T], as `target` with its room for EOS
         target_in[:, 0] = BOS
         target_in[:, 1:] = target[:, :-1]
         target[rows, target_lengths] = EOS
@@ -216,13 +222,13 @@ class Batches:
 
 
 def _lengths(sequences: Sequences, limit: int) -> NDArray[np.int32]:
-    """The lengths of all sequences once they are cut to `limit`, `[N]`."""
+    """The lengths of all sequences after they are cut to `limit`, `[N]`."""
     lengths = np.empty(len(sequences), dtype=np.int32)
     np.subtract(sequences.offsets[1:], sequences.offsets[:-1], out=lengths, casting="unsafe")
     return np.minimum(lengths, limit, out=lengths)
 
 
-def _rank(
+def _rank_pairs(
     source: NDArray[np.int32], target: NDArray[np.int32], width: float
 ) -> tuple[NDArray[np.unsignedinteger], Ints]:
     """Rank pairs by bucket, target length and source length.
@@ -230,14 +236,15 @@ def _rank(
     Args:
         source: source lengths, `[N]`.
         target: target lengths, `[N]`.
-        width: the step from a bucket to the next on the longer side.
+        width: the step from one bucket to the next on the longer side.
 
     Returns:
-        The rank of every pair among the different combinations, `[N]`, and how many pairs each bucket that has any
-        has, by rising bucket.
+        The rank of every pair, `[N]`, where pairs of the same lengths have the same rank; and the number of pairs in
+        every bucket that is not empty, by rising bucket.
     """
     ratio = float(np.divide(target, source, dtype=np.float32).mean(dtype=np.float64))
     source_step, target_step = width / max(ratio, 1.0), width * min(ratio, 1.0)
+    # One number for each combination of a source length and a target length that occurs.
     source_lengths, source_kinds = _distinct(source)
     target_lengths, target_kinds = _distinct(target)
     combination = target_kinds.astype(np.int64)
@@ -256,16 +263,16 @@ def _rank(
 
 
 def _distinct(lengths: NDArray[np.int32]) -> tuple[Ints, NDArray[np.int32]]:
-    """The different lengths there are, rising, and which of them every sequence has, `[N]`."""
+    """The distinct lengths, rising, and for every sequence the index of its length among them, `[N]`."""
     is_present = np.bincount(lengths) > 0
     return np.flatnonzero(is_present), (np.cumsum(is_present, dtype=np.int32) - 1)[lengths]
 
 
-def _cut(sizes: Ints, batch_size: int) -> tuple[Ints, Ints]:
-    """Cut consecutive buckets of `sizes` pairs into batches that end where their bucket does, if not before.
+def _batch_bounds(sizes: Ints, batch_size: int) -> tuple[Ints, Ints]:
+    """Cut consecutive buckets of `sizes` pairs into batches of `batch_size`; the last of a bucket may be smaller.
 
     Returns:
-        Where every batch starts, and where it ends.
+        Where every batch starts, and where it ends, `[batches]` each.
     """
     bucket_ends = np.cumsum(sizes)
     batches = -(-sizes // batch_size)
@@ -276,10 +283,11 @@ def _cut(sizes: Ints, batch_size: int) -> tuple[Ints, Ints]:
 
 
 def _gather(sequences: Sequences, indices: Ints, limit: int, width: int | None) -> tuple[Ints, Ints]:
-    """Collect the first `limit` ids of some sequences as rows.
+    """Collect the first `limit` ids of the sequences `indices` `[B]` as rows.
 
     Returns:
-        The rows, one column wider than `width` or the longest of them, `PAD` where they have no ids; their lengths.
+        The rows padded with `PAD`, `[B, width + 1]`, where the width is that of the longest row if it is None; and
+        their lengths, `[B]`.
     """
     starts = sequences.offsets[indices]
     lengths = np.minimum(sequences.offsets[indices + 1] - starts, limit)

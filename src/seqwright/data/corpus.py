@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from seqwright.data.padding import PaddingCount
 from seqwright.data.recordio import read_records
 from seqwright.data.sequences import Sequences
-from seqwright.data.vocabulary import BOS, EOS, SPECIAL_TOKENS, Vocabulary
+from seqwright.data.vocabulary import Vocabulary, count_special_tokens, describe_special_tokens
 from seqwright.errors import ClientError
 from seqwright.files import describe_os_errors, new_folder
 from seqwright.interrupts import StopRequested
@@ -112,7 +112,12 @@ def load_channel(
     _check_ids("source", entry.corpus.source, entry.largest[0], source_vocab_size, files, entry.records)
     _check_ids("target", entry.corpus.target, entry.largest[1], target_vocab_size, files, entry.records)
     entry.padding.warn(f"the channel {folder}")
-    _warn_of_special_tokens(folder, entry.special_tokens)
+    if special_tokens := describe_special_tokens(*entry.special_tokens):
+        logger.warning(
+            "the channel %s has %s: training and translation add these tokens themselves, so they come twice. Remove "
+            "them from the text and run `prepare` again",
+            folder, special_tokens,
+        )  # fmt: skip
     return entry.corpus
 
 
@@ -124,14 +129,14 @@ class _Entry:
         corpus: its pairs.
         records: how many records every file has.
         largest: the largest id of each side.
-        special_tokens: how often BOS and EOS are among the ids of each side.
+        special_tokens: how often each special token is among the ids of each side, by id.
         padding: the padding that was cut off.
     """
 
     corpus: ParallelCorpus
     records: list[int]
     largest: tuple[int, int]
-    special_tokens: list[list[int]]
+    special_tokens: tuple[list[int], list[int]]
     padding: PaddingCount
 
 
@@ -159,22 +164,6 @@ def _is_skipped(path: Path, folder: Path) -> bool:
     return is_hidden or (path.name.startswith("_") and not path.stat().st_size)
 
 
-def _warn_of_special_tokens(folder: Path, counts: list[list[int]]) -> None:
-    """Log one warning where the data holds the tokens that training adds itself."""
-    found = [
-        f"{count:,} {SPECIAL_TOKENS[token]} on the {side} side"
-        for side, both in zip(SIDES, counts, strict=True)
-        for token, count in zip((BOS, EOS), both, strict=True)
-        if count
-    ]
-    if found:
-        logger.warning(
-            "the channel %s has %s: training and translation add these tokens themselves, so they come twice. "
-            "Remove them from the text and run `prepare` again",
-            folder, ", ".join(found),
-        )  # fmt: skip
-
-
 def _name_entry(folder: Path, files: list[Path]) -> str:
     """A name that changes whenever the files of the channel do."""
     with describe_os_errors(f"cannot read the channel {folder}"):
@@ -191,7 +180,7 @@ def _open_entry(path: Path) -> _Entry | None:
         source, target = (_open_side(path, side, sum(facts["records"])) for side in SIDES)
         corpus = ParallelCorpus(source, target, facts["digest"])
         padding = PaddingCount(**facts["padding"])
-        return _Entry(corpus, facts["records"], tuple(facts["largest"]), facts["special_tokens"], padding)
+        return _Entry(corpus, facts["records"], tuple(facts["largest"]), tuple(facts["special_tokens"]), padding)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
@@ -241,7 +230,7 @@ def _decode_files(files: list[Path], folder: Path, stop_requested: Callable[[], 
         "records": records,
         "digest": hashlib.blake2b(b"".join(side.digest() for side in sides), digest_size=16).hexdigest(),
         "largest": largest,
-        "special_tokens": [side.special_tokens for side in sides],
+        "special_tokens": [side.special_tokens.tolist() for side in sides],
         "padding": asdict(padding),
     }
     (folder / "entry.json").write_text(json.dumps(facts))
@@ -256,7 +245,7 @@ class _SideWriter:
         self.offsets = _ArrayWriter(stack, folder / f"{side}.offsets.npy", np.dtype(np.int64))
         self.offsets.append(np.zeros(1, dtype=np.int64))
         self.largest = -1
-        self.special_tokens = [0, 0]
+        self.special_tokens: NDArray[np.int64] = count_special_tokens(np.zeros(0, dtype=np.int32))
         self.hashes = hashlib.blake2b(), hashlib.blake2b()
 
     def append(self, sequences: Sequences, file: Path, before: int) -> None:
@@ -271,8 +260,7 @@ class _SideWriter:
         self.offsets.append(sequences.offsets[1:] + self.values.length)
         self.values.append(sequences.values)
         self.largest = max(self.largest, int(sequences.values.max()))
-        for index, token in enumerate((BOS, EOS)):
-            self.special_tokens[index] += int(np.count_nonzero(sequences.values == token))
+        self.special_tokens += count_special_tokens(sequences.values)
         self.hashes[0].update(sequences.values.tobytes())
         self.hashes[1].update(lengths.tobytes())
 

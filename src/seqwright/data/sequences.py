@@ -1,4 +1,4 @@
-"""Many token sequences in two flat arrays: the shape in which ids travel from disk to batches."""
+"""Many token sequences in two flat arrays: the form of ids between files and batches."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """N sequences of token ids, end to end.
+    """N sequences of token ids, one after another.
 
     Attributes:
-        values: every id of every sequence in order, int32 `[total]`.
-        offsets: where each sequence starts, and one last entry `total`, int64 `[N + 1]`. Sequence `i` is
+        values: the ids of all sequences, int32 `[total]`.
+        offsets: where each sequence starts, and `total` as the last entry, int64 `[N + 1]`. Sequence `i` is
             `values[offsets[i]:offsets[i + 1]]`.
     """
 
@@ -23,7 +23,7 @@ class Sequences:
 
     @classmethod
     def of(cls, sequences: Iterable[Sequence[int]]) -> Self:
-        """Gather plain lists of ids."""
+        """Make them of lists of ids."""
         lists = list(sequences)
         offsets = np.zeros(len(lists) + 1, dtype=np.int64)
         np.cumsum([len(ids) for ids in lists], out=offsets[1:])

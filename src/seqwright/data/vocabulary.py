@@ -1,10 +1,13 @@
 """Tokens and their ids: the vocabulary of one side, as the original's JSON files hold it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from seqwright.errors import ClientError
 from seqwright.files import describe_os_errors, writing
@@ -143,6 +146,28 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self)} tokens)"
+
+
+def count_special_tokens(ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """How often each special token is among `ids` `[N]`; by id, `[4]`."""
+    return np.bincount(ids[ids < len(SPECIAL_TOKENS)], minlength=len(SPECIAL_TOKENS))
+
+
+def describe_special_tokens(source: Sequence[int], target: Sequence[int]) -> str:
+    """How many special tokens are in data that should have none; empty if there are none.
+
+    `<unk>` is not counted: some corpora have it in place of rare words, where it means the same.
+
+    Args:
+        source: how often each occurs on the source side, by id.
+        target: how often each occurs on the target side, by id.
+    """
+    sides = []
+    for side, counts in (("source", source), ("target", target)):
+        found = [f"{counts[token]:,} {SPECIAL_TOKENS[token]}" for token in (PAD, BOS, EOS) if counts[token]]
+        if found:
+            sides.append(f"{' and '.join(found)} on the {side} side")
+    return ", ".join(sides)
 
 
 def _parse_pairs(text: str | bytes, origin: str) -> list[tuple[str, Any]]:

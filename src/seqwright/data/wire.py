@@ -1,12 +1,12 @@
-"""The layout that nearly every record has, written and read for many records at once.
+"""Write and read the bytes of many records at once, in the layout that nearly every record has.
 
-A plain record holds the wanted features, in any order, and nothing else, each of them
+A plain record has the wanted features, in any order, and nothing else. Each feature is
 
     0a <size> 0a <size> name 12 <size> 3a <size> 0a <size> ids
 
-that is an entry of the map with its key, and in it a `Value`, in it an `Int32Tensor`, in it packed varints;
+that is an entry of a map with its key and its `Value`, which holds an `Int32Tensor`, which holds packed varints;
 for an empty sequence the tensor is empty. Sizes and ids are varints: seven bits a byte, lowest first, the top
-bit set on all bytes but the last.
+bit set in all bytes but the last.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,18 @@ Mask = NDArray[np.bool_]
 
 
 class Column:
-    """One feature of N records on its way to bytes: the sizes of its nested messages, innermost first."""
+    """One feature of N records to be written.
+
+    Attributes:
+        values: the ids of all records.
+        key: the bytes of the key field.
+        counts: ids of every record, `[N]`.
+        widths: bytes of the varint of every id.
+        at: where the varint of every id starts, if all are written one after another.
+        packed: bytes of the ids of every record, `[N]`; `tensor`, `value` and `entry` are the bytes of the messages
+            around them, from the inside out, and `size` is that of the whole feature.
+        first: where the first id of every record starts, `[N]`, as in `at`.
+    """
 
     def __init__(self, key: bytes, sequences: Sequences) -> None:
         self.values = sequences.values.astype(np.int64)
@@ -43,7 +54,7 @@ class Column:
         self.first = self.at[sequences.offsets[:-1]]
 
     def write(self, out: Bytes, cursor: Ints) -> Ints:
-        """Write the feature of record `i` at `cursor[i]`; return the cursors behind it."""
+        """Write the feature of record `i` at `cursor[i]`; return the positions behind it, `[N]`."""
         cursor = _write_tag(out, cursor, 0x0A, self.entry)
         out[cursor[:, None] + np.arange(len(self.key))] = self.key
         cursor = _write_tag(out, cursor + len(self.key), 0x12, self.value)
@@ -55,7 +66,7 @@ class Column:
 
 
 def _write_tag(out: Bytes, cursor: Ints, tag: int, sizes: Ints) -> Ints:
-    """Write the tag and the size of a length-delimited field at every cursor; return the cursors behind."""
+    """Write the tag and the size of a length-delimited field at every cursor; return the positions behind them."""
     out[cursor] = tag
     widths = _varint_widths(sizes)
     _write_varints(out, cursor + 1, sizes, widths)
@@ -63,7 +74,7 @@ def _write_tag(out: Bytes, cursor: Ints, tag: int, sizes: Ints) -> Ints:
 
 
 def _write_varints(out: Bytes, cursor: Ints, values: Ints, widths: Ints) -> None:
-    """Write `values` as varints of `widths` bytes, each at its cursor."""
+    """Write `values` as varints of `widths` bytes at the positions `cursor`."""
     out[cursor] = (values & 0x7F) | ((widths > 1) << 7)
     longer = np.flatnonzero(widths > 1)
     position = 1
@@ -100,7 +111,7 @@ def _varint(value: int) -> bytes:
 
 
 def starts_of(lengths: Ints) -> Ints:
-    """Where every one of consecutive runs of `lengths` starts, and where the last ends."""
+    """Where consecutive runs of `lengths` `[N]` start, and where the last one ends, `[N + 1]`."""
     starts = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=starts[1:])
     return starts
@@ -119,13 +130,12 @@ def unpack_records(data: bytes, first: Ints, last: Ints, keys: Sequence[Bytes]) 
         keys: the names of the wanted features, as bytes.
 
     Returns:
-        Which records are plain, `[N]`, and of every feature N sequences, empty where the record is not plain.
-        Where an id is negative, or takes more bytes than anyone writes, no record of the chunk counts as
-        plain.
+        Which records are plain, `[N]`, and for every feature N sequences, empty for records that are not plain.
+        If an id is negative, or is written in more bytes than necessary, no record of the chunk counts as plain.
     """
     lookahead = bytes(16 + max(len(key) for key in keys))
     buffer = np.frombuffer(data + lookahead, dtype=np.uint8)
-    plain, starts, ends = _walk(buffer, first, last, keys)
+    plain, starts, ends = _find_ids(buffer, first, last, keys)
     columns = [_unpack(buffer, starts[column], ends[column]) for column in range(len(keys))]
     if any(ids.values.min(initial=0) < 0 for ids in columns):
         plain[:] = False
@@ -133,12 +143,12 @@ def unpack_records(data: bytes, first: Ints, last: Ints, keys: Sequence[Bytes]) 
     return plain, tuple(columns)
 
 
-def _walk(buffer: Bytes, first: Ints, last: Ints, keys: Sequence[Bytes]) -> tuple[Mask, Ints, Ints]:
+def _find_ids(buffer: Bytes, first: Ints, last: Ints, keys: Sequence[Bytes]) -> tuple[Mask, Ints, Ints]:
     """Step through the headers of all records at once.
 
     Returns:
-        Which records are plain, `[N]`, and where the packed ids of every feature start and end in them,
-        `[names, N]` each; 0 and 0 in the others.
+        Which records are plain, `[N]`, and where the packed ids of every feature start and end, `[names, N]` each; 0
+        and 0 for records that are not plain.
     """
     plain = np.ones(len(first), dtype=bool)
     found = np.zeros((len(keys), len(first)), dtype=bool)
@@ -180,10 +190,10 @@ def _walk(buffer: Bytes, first: Ints, last: Ints, keys: Sequence[Bytes]) -> tupl
 def _read_tag(buffer: Bytes, cursor: Ints, tag: int, plain: Mask) -> tuple[Ints, Ints]:
     """Read the tag and the size of a length-delimited field at every cursor.
 
-    Clears `plain` where there is another tag or a size of more than five bytes.
+    Clears `plain` for records with another tag or a size of more than five bytes.
 
     Returns:
-        The cursors behind the size, and the sizes; anything that can be read, where `plain` is false.
+        The positions behind the size, and the sizes, `[N]` each; arbitrary valid positions where `plain` is false.
     """
     cursor = np.where(plain, cursor, 0)
     plain &= buffer[cursor] == tag
@@ -202,7 +212,7 @@ def _read_tag(buffer: Bytes, cursor: Ints, tag: int, plain: Mask) -> tuple[Ints,
 
 
 def _unpack(buffer: Bytes, starts: Ints, ends: Ints) -> Sequences:
-    """Decode the packed varints between every start and end; one of more than five bytes comes out as -1."""
+    """Decode the packed varints between every start and end; one of more than five bytes becomes -1."""
     at = starts_of(ends - starts)
     groups = buffer[np.repeat(starts - at[:-1], np.diff(at)) + np.arange(at[-1])]
     is_last = groups < 0x80

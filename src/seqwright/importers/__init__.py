@@ -1,1 +1,1 @@
-"""Models of other programs, turned into this project's model folders without running anything they bring along."""
+"""Turn models of other programs into model folders of this project, without running any code that comes with them."""

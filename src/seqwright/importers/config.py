@@ -1,10 +1,11 @@
 """Sockeye's `config`: YAML whose tags name Python classes, read as data.
 
-A mapping tagged `!RNNConfig` becomes a [`Section`][] that keeps the tag's name. No class is looked up and nothing runs.
+A mapping tagged `!RNNConfig` becomes a [`Section`][] that keeps the name of the tag. No class is looked up, and no code
+of the file runs.
 """
 
 import reprlib
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,6 +14,8 @@ import yaml
 from seqwright.errors import ClientError
 
 LIMIT = 1 << 31
+MAX_NUMBER_LENGTH = 100
+"""Characters of a number; PyYAML takes quadratic time for the longest ones in base 60, `1:1:1:…`."""
 TUPLE_TAG = "tag:yaml.org,2002:python/tuple"
 KINDS = frozenset(
     {
@@ -50,10 +53,10 @@ class Section:
     Attributes:
         kind: its tag without `!`; empty for a plain mapping.
         values: values by name: numbers, texts, lists, further sections.
-        path: where it stands, for messages: `file: `, or `file: name.name.`.
+        path: where it is in the file, for messages: `file: `, or `file: name.name.`.
 
-    Every accessor treats a null like an absent value, and raises `ClientError` with the value's place where a value
-    has another type than asked for, or is absent and has no default.
+    Every accessor treats a null like an absent value. It raises `ClientError` with the path of the value if the value
+    has another type than the accessor's, or is absent and has no default.
     """
 
     kind: str
@@ -61,15 +64,15 @@ class Section:
     path: str = ""
 
     def get(self, name: str) -> object:
-        """The value, None where it is absent."""
+        """The value, None if it is absent."""
         return self.values.get(name)
 
     def active(self, name: str) -> bool:
-        """Whether the value is there and switches something on: not null, false, zero or empty."""
+        """Whether the value is present and switches something on: it is not null, false, zero or empty."""
         return bool(self.get(name))
 
     def section(self, name: str) -> "Section":
-        """The section of that name; an empty one where it is absent."""
+        """The section of that name; an empty one if it is absent."""
         value = self.get(name)
         if value is None:
             return Section("", {}, f"{self.path}{name}.")
@@ -99,7 +102,7 @@ class Section:
         return value
 
     def flag(self, name: str) -> bool:
-        """A boolean; false where it is absent."""
+        """A boolean; false if it is absent."""
         value = self._value(name, False)
         if not isinstance(value, bool):
             raise self.wrong(name, "true or false")
@@ -110,7 +113,7 @@ class Section:
         return sorted(name for name in self.values if name not in known and self.active(name))
 
     def wrong(self, name: str, expected: str) -> ClientError:
-        """The error for a value that is not what it should be."""
+        """The error for a value that is not what is expected."""
         shown = "missing" if self.get(name) is None else f"{_shown(self.get(name))}, not {expected}"
         return ClientError(f"{self.path}{name} is {shown}")
 
@@ -127,13 +130,13 @@ def parse_config(content: bytes, origin: str) -> Section:
         origin: what to call the file in messages.
 
     Raises:
-        ClientError: it is not YAML, is no tagged mapping at the top, or has a tag that is not in `KINDS`; nothing that
-            a tag asks for is run.
+        ClientError: it is not YAML, has no mapping at its top, or has a tag that is not in `KINDS`, a merge key or a
+            number of more than `MAX_NUMBER_LENGTH` characters.
     """
     try:
         document = yaml.load(content, _Loader)  # noqa: S506 - a SafeLoader that builds data alone
     except _UnknownTagError as error:
-        raise ClientError(f"{origin}, {error}: no part of a Sockeye 1 configuration, and nothing was run") from error
+        raise ClientError(f"{origin}, {error}: not in a Sockeye 1 configuration; no code was run") from error
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         # PyYAML lets Python's own errors through where a scalar does not fit its tag.
         raise ClientError(f"{origin} is not a readable YAML file: {' '.join(str(error).split())}") from error
@@ -183,6 +186,19 @@ def _refuse(_: _Loader, node: yaml.Node) -> object:
     raise _UnknownTagError(node)
 
 
+def _short_number(construct: Callable[[_Loader, yaml.ScalarNode], object]) -> Callable[[_Loader, yaml.Node], object]:
+    """A constructor that refuses numbers of more than `MAX_NUMBER_LENGTH` characters."""
+
+    def construct_short(loader: _Loader, node: yaml.Node) -> object:
+        if len(node.value) > MAX_NUMBER_LENGTH:
+            raise ValueError(f"line {node.start_mark.line + 1}: a number of {len(node.value):,} characters")
+        return construct(loader, cast(yaml.ScalarNode, node))
+
+    return construct_short
+
+
+_Loader.add_constructor(f"{_YAML}int", _short_number(yaml.SafeLoader.construct_yaml_int))
+_Loader.add_constructor(f"{_YAML}float", _short_number(yaml.SafeLoader.construct_yaml_float))
 _Loader.add_multi_constructor("!", _section)
 _Loader.add_constructor(f"{_YAML}map", _mapping)
 _Loader.add_constructor(TUPLE_TAG, _sequence)

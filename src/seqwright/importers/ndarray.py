@@ -1,4 +1,4 @@
-"""MXNet NDArray list files, the `params` of an MXNet model, read with numpy alone.
+"""Read MXNet NDArray list files, the `params` of an MXNet model, with numpy alone.
 
 All numbers are little-endian. A file is
 
@@ -6,13 +6,13 @@ All numbers are little-endian. A file is
 
 and a record, in the four formats that MXNet has written:
 
-    V3      uint32 0xF993faca · the rest as in V2; an empty shape is a scalar's
+    V3      uint32 0xF993faca · the rest as in V2; an empty shape means a scalar
     V2      uint32 0xF993fac9 · int32 storage · shape · context · int32 type · elements
     V1      uint32 0xF993fac8 · shape · context · int32 type · elements
     legacy  uint32 ndim · ndim × uint32 · context · int32 type · elements
 
 with `shape` an int32 ndim and as many int64, `context` two int32 (the device it was on), and `elements` in C order.
-Every length is held against the bytes that are left before anything is made of it.
+Every length is compared with the bytes that are left before memory is allocated for it.
 """
 
 import math
@@ -27,7 +27,7 @@ from seqwright.errors import ClientError
 LIST_MAGIC = 0x112
 V1_MAGIC, V2_MAGIC, V3_MAGIC = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 DTYPES = {0: "<f4", 1: "<f8", 2: "<f2", 3: "<u1", 4: "<i4", 5: "<i1", 6: "<i8"}
-"""NumPy's name of an element type, by MXNet's number of it."""
+"""NumPy's name of an element type, by MXNet's number."""
 STORAGE = {0: "dense", 1: "row_sparse", 2: "csr"}
 MAX_DIMENSIONS = 32
 
@@ -45,9 +45,9 @@ def parse_ndarrays(content: bytes, origin: str) -> Arrays:
         The arrays by name, in the file's order; read-only views of `content`.
 
     Raises:
-        ClientError: the content is not such a list, ends early, goes on after its end, holds an array that is sparse
-            or of a type that is not in `DTYPES`, or a name that is not UTF-8 or appears twice. The message gives the
-            record or name, counted from 1, and the byte.
+        ClientError: the content is not such a list, is cut short, or has bytes behind its end; an array is sparse or
+            has a type that is not in `DTYPES`; a name is not UTF-8 or appears twice. The message gives the record or
+            name, counted from 1, and the byte.
     """
     reader = _Reader(content, origin)
     magic, _ = reader.take("<QQ", "the file's header")
@@ -78,7 +78,7 @@ _SMALLEST_NAME = 8
 
 
 class _Reader:
-    """A position in the file, and what is being read there."""
+    """Reads the file from front to back; `item` names what is being read, for messages."""
 
     def __init__(self, content: bytes, origin: str) -> None:
         self.content = content
@@ -95,11 +95,11 @@ class _Reader:
         return ClientError(f"{self.origin} is damaged ({place}): {problem}; copy the file again")
 
     def take(self, layout: str, what: str) -> tuple[int, ...]:
-        """The numbers that `layout` describes, as `struct` spells it."""
+        """The numbers that `layout` describes, in the notation of `struct`."""
         return struct.unpack(layout, self.bytes(struct.calcsize(layout), what))
 
     def bytes(self, size: int, what: str) -> memoryview:
-        """The next `size` bytes, not copied."""
+        """The next `size` bytes, without copying them."""
         if size > self.left:
             raise self.damaged(self.position, f"{what} takes {size:,} bytes, but the file ends after {self.left:,}")
         start = self.position

@@ -1,4 +1,4 @@
-"""Models of Sockeye 1, the engine inside the original, as this project's model folders.
+"""Turn models of Sockeye 1, the engine inside the original, into this project's model folders.
 
 A Sockeye model is a folder of `params.best` (MXNet arrays), `config` (tagged YAML), the vocabularies `vocab.src.json`
 and `vocab.trg.json` (`vocab.src.0.json` and `vocab.trg.0.json` in later versions), and perhaps `metrics`. The
@@ -14,7 +14,7 @@ import torch
 from seqwright.archives import MAX_UNPACKED_BYTES, names_in, unpack
 from seqwright.artifacts import CONFIG as OUR_CONFIG
 from seqwright.artifacts import TrainedModel, save_model
-from seqwright.data.vocabulary import Vocabulary
+from seqwright.data.vocabulary import MAX_VOCABULARY_BYTES, Vocabulary
 from seqwright.errors import ClientError
 from seqwright.files import StrPath, describe_os_errors, folder_with, remove_leftovers, require_absent
 from seqwright.importers.config import parse_config
@@ -27,11 +27,15 @@ from seqwright.models.seq2seq import build_model
 CONFIG, BEST, METRICS = "config", "params.best", "metrics"
 CHECKPOINT = re.compile(r"params\.(\d+)")
 PARTS = re.compile(rf"{CONFIG}|{METRICS}|params\.(best|\d+)|vocab\.(src|trg)(\.0)?\.(json|pkl)")
-"""Names of the files that an import reads, or names in a complaint."""
+"""Names of the files that an import reads, or mentions in a message."""
 PICKLE = b"\x80"
 """The first byte of every binary pickle."""
-MAX_CONFIG_BYTES, MAX_VOCABULARY_BYTES = 4 << 20, 1 << 30
-"""Far more than they take; larger files are not read."""
+LIMITS = {
+    CONFIG: 1 << 20,
+    METRICS: 16 << 20,
+    **{f"vocab.{side}{factor}.json": MAX_VOCABULARY_BYTES for side in ("src", "trg") for factor in ("", ".0")},
+}
+"""Bytes of the largest file that is read, by name; parameters may have `MAX_UNPACKED_BYTES`."""
 
 
 def import_sockeye(source: StrPath, output: StrPath) -> TrainedModel:
@@ -45,8 +49,8 @@ def import_sockeye(source: StrPath, output: StrPath) -> TrainedModel:
         The model that was written, in evaluation mode.
 
     Raises:
-        ClientError: a part is missing or damaged, the model has a feature without counterpart, or `output` is there
-            already or cannot be written; the message names it.
+        ClientError: a part is missing, damaged or too large; the model has a feature without counterpart; or `output`
+            exists already, cannot be written, or is being written by another process. The message names it.
     """
     source, output = Path(source), Path(output)
     require_absent(output)
@@ -62,7 +66,7 @@ def import_sockeye(source: StrPath, output: StrPath) -> TrainedModel:
 def _read_model(source: Path) -> tuple[TrainedModel, dict[str, float]]:
     if source.is_file():
         with TemporaryFolder() as folder:
-            unpack(source, folder, _part)
+            unpack(source, folder, _part, LIMITS)
             return _load(folder, f"{source}: ")
     if source.is_dir():
         source = folder_with(source, SOCKEYE_NAMES)
@@ -106,13 +110,14 @@ SOCKEYE_NAMES = (CONFIG, BEST)
 
 
 def _part(path: str) -> str | None:
+    """The name of a file of an archive if it is one that an import reads."""
     name = PurePosixPath(path).name
     return name if PARTS.fullmatch(name) else None
 
 
 def _load(folder: Path, origin: str) -> tuple[TrainedModel, dict[str, float]]:
-    """Read the parts in `folder`; `origin` goes before their names in messages."""
-    config = parse_config(_read(folder, CONFIG, origin, MAX_CONFIG_BYTES), origin + CONFIG)
+    """Read the model in `folder`; `origin` goes before the names of its files in messages."""
+    config = parse_config(_read(folder, CONFIG, origin), origin + CONFIG)
     parameters = _parameter_file(folder, origin)
     source_vocabulary, target_vocabulary = (_vocabulary(folder, origin, side) for side in ("src", "trg"))
     for name, vocabulary in (("vocab_source_size", source_vocabulary), ("vocab_target_size", target_vocabulary)):
@@ -121,7 +126,7 @@ def _load(folder: Path, origin: str) -> tuple[TrainedModel, dict[str, float]]:
                 f"{origin}{CONFIG} says {name} {size}, but the vocabulary has {len(vocabulary)} tokens: "
                 "the files are not of one model; copy them all again"
             )
-    arrays = strip_kinds(parse_ndarrays(_read(folder, parameters, origin, MAX_UNPACKED_BYTES), origin + parameters))
+    arrays = strip_kinds(parse_ndarrays(_read(folder, parameters, origin), origin + parameters))
     sockeye = read_settings(config, _rows(arrays, SOURCE_POSITIONS), _rows(arrays, TARGET_POSITIONS))
     with torch.device("meta"):
         model = build_model(sockeye.hyperparameters, len(source_vocabulary), len(target_vocabulary))
@@ -134,20 +139,22 @@ def _load(folder: Path, origin: str) -> tuple[TrainedModel, dict[str, float]]:
         sockeye.length_ratio,
         sockeye.source_eos,
     )
-    return trained, _metrics(folder)
+    return trained, _metrics(folder, origin)
 
 
-def _read(folder: Path, name: str, origin: str, limit: int) -> bytes:
-    if not (folder / name).is_file():
-        raise ClientError(f"{origin.rstrip('/: ')} is not a Sockeye model: it has no {name}")
+def _read(folder: Path, name: str, origin: str) -> bytes:
+    """The contents of a file of the model, within its limit."""
+    limit = LIMITS.get(name, MAX_UNPACKED_BYTES)
     with describe_os_errors(f"cannot read {origin}{name}"):
+        if not (folder / name).is_file():
+            raise ClientError(f"{origin.rstrip('/: ')} is not a Sockeye model: it has no {name}")
         if (size := (folder / name).stat().st_size) > limit:
-            raise ClientError(f"{origin}{name} has {size:,} bytes, where at most {limit:,} make sense: not a model")
+            raise ClientError(f"{origin}{name} has {size:,} bytes, a model at most {limit:,}")
         return (folder / name).read_bytes()
 
 
 def _parameter_file(folder: Path, origin: str) -> str:
-    """The name of the best parameters, or of the last ones where none are called best."""
+    """The name of the best parameters, or of the last ones if no file is called `params.best`."""
     if (folder / BEST).is_file():
         return BEST
     with describe_os_errors(f"cannot read {origin}"):
@@ -167,7 +174,7 @@ def _vocabulary(folder: Path, origin: str, side: str) -> Vocabulary:
     names = [f"vocab.{side}.0.json", f"vocab.{side}.json"]
     for name in names:
         if (folder / name).is_file():
-            content = _read(folder, name, origin, MAX_VOCABULARY_BYTES)
+            content = _read(folder, name, origin)
             if content.startswith(PICKLE):
                 raise _pickled(origin + name)
             return Vocabulary.from_json(content, origin + name)
@@ -188,27 +195,19 @@ def _rows(arrays: Arrays, name: str) -> int | None:
     return len(arrays[name]) if name in arrays and arrays[name].ndim else None
 
 
-MAX_METRICS_BYTES = 16 << 20
-"""The largest file of validation scores that is read; a checkpoint's are some hundred bytes."""
-
 _DIGITS = 19
-"""Digits that no checkpoint's number has."""
+"""More digits than the number of a checkpoint has."""
 
 
-def _metrics(folder: Path) -> dict[str, float]:
-    """Validation scores of the imported checkpoint from the `metrics` file; none where it does not say.
+def _metrics(folder: Path, origin: str) -> dict[str, float]:
+    """Validation scores of the imported checkpoint from the `metrics` file; none if it does not have them.
 
-    A line is `checkpoint TAB name=value TAB …`. Where `params.best` does not tell its checkpoint, it is taken to be
-    the one of the lowest perplexity.
+    A line is `checkpoint TAB name=value TAB …`. If the name of `params.best` does not give its checkpoint, the one of
+    the lowest perplexity is taken.
     """
     if not (folder / METRICS).is_file():
         return {}
-    with describe_os_errors(f"cannot read {folder / METRICS}"):
-        if (folder / METRICS).stat().st_size > MAX_METRICS_BYTES:
-            raise ClientError(
-                f"{folder / METRICS} is larger than {MAX_METRICS_BYTES >> 20} MB: it is no file of scores"
-            )
-        lines = (folder / METRICS).read_text("utf-8", errors="replace").splitlines()
+    lines = _read(folder, METRICS, origin).decode("utf-8-sig", errors="replace").splitlines()
     rows: dict[int, dict[str, float]] = {}
     for line in lines:
         number, *fields = line.split("\t")

@@ -1,4 +1,4 @@
-"""What a Sockeye configuration says, in this project's hyperparameters; what they cannot say is refused by name."""
+"""Translate a Sockeye configuration into hyperparameters; settings without a counterpart are refused by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ class SockeyeModel:
     """A Sockeye model's architecture.
 
     Attributes:
-        hyperparameters: the same architecture in this project's terms.
+        hyperparameters: of the same architecture in this project.
         ties_embeddings: whether source and target share one embedding table.
-        ties_softmax: whether the target embeddings are the output layer's weights too.
-        source_eos: whether `</s>` ends every source sequence; Sockeye before 1.18 put none there.
+        ties_softmax: whether the output layer's weights are the target embeddings.
+        source_eos: whether `</s>` ends every source sequence; before version 1.18 of Sockeye it did not.
         length_ratio: bounds the length of translations.
     """
 
@@ -53,7 +53,7 @@ UNSUPPORTED: Mapping[str, Mapping[str, str]] = {
     "ConvolutionalDecoderConfig": {"project_qkv": "projected attention in a convolutional decoder"},
     "ConvolutionConfig": {"weight_normalization": "weight normalization"},
 }
-"""Settings by section that change the network in a way this project has no counterpart for, where they are active."""
+"""Settings by section that, when they are active, change the network in a way that has no counterpart here."""
 
 _COMMON = {"dtype", "vocab_size", "_frozen"}
 KNOWN: Mapping[str, set[str]] = {
@@ -85,20 +85,20 @@ KNOWN: Mapping[str, set[str]] = {
     },
     "ConvolutionConfig": {"act_type", "kernel_width", "num_hidden"},
 }
-"""Settings by section that are read, or that make no difference to a trained network."""
+"""Settings by section that are read, or that do not change what a trained network computes."""
 
 ATTENTION_VARIANTS = {
     "input_previous_word": ("attention that sees the previous word", ("mlp", "dot")),
     "is_scaled": ("scaled dot attention", ("dot",)),
     "layer_normalization": ("layer normalization", ("mlp",)),
 }
-"""Variants of attention, and the types that heed them."""
+"""Variants of attention, and the types of attention that use them."""
 
 MAX_LAYERS = 1000
-"""More than a recurrent or convolutional model has."""
+"""More layers than a recurrent or convolutional model has."""
 
 NO_LENGTH_RATIO = LengthRatio(mean=2.0, std=0.0)
-"""Versions that recorded no length ratio let a translation have twice the source's length."""
+"""For versions that recorded no length ratio: they allow translations of twice the source's length."""
 
 
 def read_settings(config: Section, source_positions: int | None, target_positions: int | None) -> SockeyeModel:
@@ -144,7 +144,7 @@ def read_settings(config: Section, source_positions: int | None, target_position
 
 
 def _embedding(section: Section, owner: Section, side: str) -> dict[str, object]:
-    """Width and dropout of a side's embeddings; early versions had them in the encoder or decoder, `owner`."""
+    """Width and dropout of a side's embeddings; in early versions `owner`, the encoder or decoder, has them."""
     if not section.values:
         section = Section("", {"num_embed": owner.get("num_embed"), "dropout": owner.get("embed_dropout")}, owner.path)
     else:
@@ -213,7 +213,7 @@ def _attention(attention: Section, rnn_num_hidden: int) -> dict[str, object]:
 
 
 def _recurrent(stacks: list[Section]) -> dict[str, object]:
-    """What the recurrent encoder and decoder have in common, of which there may be one or two."""
+    """The settings that the recurrent encoder and decoder must share; `stacks` has one or both of them."""
     if not stacks:
         return {}
     for stack in stacks:
@@ -227,7 +227,10 @@ def _recurrent(stacks: list[Section]) -> dict[str, object]:
 
 
 def _residual(stacks: list[Section]) -> dict[str, object]:
-    """One first residual layer that gives every stack the residual connections it has, if any does."""
+    """The hyperparameters that give every stack the residual connections that it has in Sockeye.
+
+    There is one first residual layer for encoder and decoder, so candidates are None and that of each stack.
+    """
     firsts = [stack.integer("first_residual_layer", 2) for stack in stacks if stack.flag("residual")]
     for first in (None, *firsts):
         if all(
@@ -249,7 +252,7 @@ def _residual_layers(stack: Section, first: int | None) -> range:
 
 
 def _convolutional(stacks: list[Section]) -> dict[str, object]:
-    """What the convolutional encoder and decoder have in common, of which there may be one or two."""
+    """The settings that the convolutional encoder and decoder must share; `stacks` has one or both of them."""
     if not stacks:
         return {}
     for stack in stacks:
@@ -273,7 +276,7 @@ def _learned_positions(section: Section) -> None:
 
 
 def _max_length(config: Section, name: str, positions: int | None, source_eos: bool) -> int:
-    """Tokens of the longest sequence; a position table, like the configuration's figure, has one more for `</s>`."""
+    """Tokens of the longest sequence; the position table and the configuration count one more, for `</s>`."""
     if positions is not None:
         return positions - 1
     recorded = config.section("config_data").get(name) or config.get(name) or config.get("max_seq_len")
@@ -283,7 +286,7 @@ def _max_length(config: Section, name: str, positions: int | None, source_eos: b
 
 
 def _length_ratio(data: Section) -> LengthRatio:
-    """The ratio of the training data, where versions have put it."""
+    """The length ratio of the training data; its section depends on the version."""
     for section in (data.section("data_statistics"), data):
         if section.active("length_ratio_mean"):
             mean, std = section.number("length_ratio_mean"), section.number("length_ratio_std", 0.0)
@@ -300,7 +303,7 @@ def _required(section: Section, name: str) -> Section:
 
 
 def _check(section: Section, kind: str) -> None:
-    """Check that a section is of its kind and that nothing in it is active that this importer cannot honour."""
+    """Check the kind of a section, and that all its active settings are known and have a counterpart here."""
     if section.kind != kind:
         found = section.kind or "missing"
         place = section.path.removesuffix(".").removesuffix(": ")

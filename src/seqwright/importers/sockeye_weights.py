@@ -1,8 +1,8 @@
-"""Sockeye's parameters under this project's names.
+"""Give Sockeye's parameters this project's names.
 
-Nothing is rearranged: both stack the gates of an LSTM as input, forget, candidate, output and of a GRU as reset,
-update, candidate, feed `[embedding; attentional hidden]` and `[output; context]` in this order, and store matrices as
-`[out, in]` and convolutions as `[out, in, width]`.
+No values are rearranged: both programs stack the gates of an LSTM as input, forget, cell, output and those of a GRU as
+reset, update, candidate; concatenate `[embedding; attentional hidden]` and `[output; context]` in this order; and store
+matrices as `[out, in]` and convolutions as `[out, in, width]`.
 """
 
 from collections.abc import Collection, Iterator
@@ -17,7 +17,8 @@ from seqwright.importers.sockeye_settings import SockeyeModel
 from seqwright.models.seq2seq import Seq2Seq
 
 SOURCE_POSITIONS, TARGET_POSITIONS = "source_pos_embed_weight", "target_pos_embed_weight"
-NAMED_AT_MOST = 5
+MAX_NAMED_PROBLEMS = 5
+"""Problems that a message names."""
 
 
 def strip_kinds(arrays: Arrays) -> Arrays:
@@ -30,9 +31,9 @@ def convert(arrays: Arrays, sockeye: SockeyeModel, model: Seq2Seq, origin: str) 
     """The state of `model`, fp32, from the parameters of a Sockeye model of the same architecture.
 
     Args:
-        arrays: parameters by their names in Sockeye; every one is used.
-        sockeye: their model's architecture.
-        model: the same in this project, for names and shapes; its values are not looked at.
+        arrays: parameters by their names in Sockeye; all must be used.
+        sockeye: the architecture of their model.
+        model: the same model in this project, for names and shapes; its values are not read.
         origin: what to call the parameter file in messages.
 
     Raises:
@@ -49,13 +50,13 @@ def convert(arrays: Arrays, sockeye: SockeyeModel, model: Seq2Seq, origin: str) 
         elif theirs in arrays and arrays[theirs].dtype.kind != "f":
             problems.append(f"{theirs} of type {arrays[theirs].dtype} instead of a floating-point one")
     if problems:
-        more = f"; and {len(problems) - NAMED_AT_MOST} more" if len(problems) > NAMED_AT_MOST else ""
-        raise ClientError(f"{origin} does not fit its config: it has {'; '.join(problems[:NAMED_AT_MOST])}{more}")
+        more = f"; and {len(problems) - MAX_NAMED_PROBLEMS} more" if len(problems) > MAX_NAMED_PROBLEMS else ""
+        raise ClientError(f"{origin} does not fit its config: it has {'; '.join(problems[:MAX_NAMED_PROBLEMS])}{more}")
     return {ours: torch.from_numpy(np.array(arrays[theirs], np.float32)) for ours, theirs in names.items()}
 
 
 def _names(sockeye: SockeyeModel, known: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Every parameter of our model with the Sockeye parameter that it comes from; tied ones come from the same."""
+    """Every parameter of our model with the Sockeye parameter that it is read from; tied ones have the same."""
     settings = sockeye.hyperparameters
     shared = "source_target_embed_weight"
     target = shared if sockeye.ties_embeddings else "target_embed_weight"
@@ -77,7 +78,7 @@ def _names(sockeye: SockeyeModel, known: Collection[str]) -> Iterator[tuple[str,
 
 
 def _first(usual: str, early: str, marker: str, known: Collection[str]) -> str:
-    """The prefix of a group of parameters: early versions had another one for some."""
+    """The prefix of a group of parameters, `usual` or that of early versions, by a name that it has in `known`."""
     return early if f"{usual}{marker}" not in known and f"{early}{marker}" in known else usual
 
 
@@ -125,7 +126,7 @@ def _convolutions(part: str, prefix: str, positions: str, layers: int) -> Iterat
 
 
 def _gates(ours: str, theirs: str) -> Iterator[tuple[str, str]]:
-    """A recurrent layer's gates: their part of the input and of the previous output."""
+    """The weights of a recurrent layer's gates, for the input and for the previous output."""
     for side, name in (("ih", "i2h"), ("hh", "h2h")):
         yield ours.format(f"weight_{side}"), f"{theirs}{name}_weight"
         yield ours.format(f"bias_{side}"), f"{theirs}{name}_bias"
