@@ -39,24 +39,22 @@ def test_what_a_killed_import_left_is_removed_by_the_next_one(model: Path, tmp_p
     assert [path.name for path in output.parent.iterdir()] == ["imported"]
 
 
-def test_an_import_that_is_killed_leaves_all_it_wrote_beside_its_output(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_a_killed_import_unpacked_is_removed_by_the_next_one(
+    model: Path, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "folder").mkdir()
-    output = tmp_path / "folder" / "imported"
-    archive = pack(model, tmp_path / "m.tar.gz", "m")
+    archive, temporary = pack(model, tmp_path / "m.tar.gz", "m"), tmp_path / "temporary"
     program = (
         "import os, seqwright.importers.sockeye as sockeye\n"
         "sockeye.parse_config = lambda *_: os._exit(9)\n"
         f"sockeye.import_sockeye({str(archive)!r}, {str(output)!r})\n"
     )
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "elsewhere"))
-    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", None)  # it is read again
+    temporary.mkdir()
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 9
-    assert any(output.parent.glob(".imported.*.tmp/params.best"))
-    assert not any((tmp_path / "elsewhere").iterdir())
+    assert any(temporary.glob("*/params.best"))
     import_sockeye(archive, output)
-    assert [path.name for path in output.parent.iterdir()] == ["imported"]
+    assert not any(temporary.iterdir())
 
 
 def test_two_imports_at_once_do_not_write_the_same_folder(
@@ -65,7 +63,7 @@ def test_two_imports_at_once_do_not_write_the_same_folder(
     monkeypatch.setattr(locks, "LOCK_TIMEOUT", 0.2)
     with (
         locks.locked(locks.lock_path(output), ""),
-        pytest.raises(ClientError, match=r"another process is importing a model to .*imported: wait"),
+        pytest.raises(ClientError, match=r"another process is importing into .*imported: let it end"),
     ):
         import_sockeye(model, output)
     assert not output.exists()
