@@ -187,6 +187,30 @@ def test_one_that_fails_ends_all_and_its_error_is_reported(which: int) -> None:
         run_processes(partial(fail, which, complain), 2, lambda: False)
 
 
+def time_out_on_cuda() -> None:
+    raise RuntimeError("CUDA error: the launch timed out and was terminated")
+
+
+def test_a_time_out_of_cuda_is_not_reported_as_a_lost_process() -> None:
+    with pytest.raises(AlgorithmError, match="RuntimeError: CUDA error: the launch timed out") as caught:
+        run_processes(partial(fail, 1, time_out_on_cuda), 2, lambda: False)
+    assert not isinstance(caught.value, LostContactError)
+
+
+def end_without_a_word(which: int, process: ProcessRank, stop_requested: Callable[[], bool]) -> Progress:
+    """Leave the group while the others still exchange; these must notice."""
+    with join_group(process, torch.device("cpu")) as group:
+        for number in range(1 if group.rank == which else 1000):
+            group.sum(number)
+    return Progress()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_process_that_leaves_early_is_reported_as_lost(which: int) -> None:
+    with pytest.raises(LostContactError, match="lost contact with another process of this host"):
+        run_processes(partial(end_without_a_word, which), 2, lambda: False)
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_one_that_is_killed_ends_all_and_is_named(which: int) -> None:
     with pytest.raises(AlgorithmError, match=f"seqwright-train-{which} was ended by SIGKILL"):
@@ -245,10 +269,6 @@ def test_a_stop_while_channels_are_decoded_leaves_no_model(processes: int, data:
     assert progress.updates == 0
     assert not output.exists()
     assert not list(cache.glob("*"))
-
-
-def test_a_lost_contact_is_an_error_of_ours() -> None:
-    assert issubclass(LostContactError, AlgorithmError)
 
 
 def command(data: Path, output: Path, updates: int) -> list[str]:
