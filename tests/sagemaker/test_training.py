@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -210,6 +211,19 @@ def test_the_log_names_the_host(tmp_path: Path, caplog: pytest.LogCaptureFixture
     with caplog.at_level("INFO"):
         run_training(make_root(tmp_path))
     assert any(line.startswith("#quality_metric: host=algo-1, epoch=0, batch=4, ") for line in caplog.messages)
+
+
+def test_the_regular_expressions_of_the_documentation_find_every_metric(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text()
+    values: dict[str, Any] = {}
+    exec(re.search(r"```python\n(LINE = .*?)```", page, re.DOTALL)[1], values)  # type: ignore[index] # noqa: S102
+    with caplog.at_level("INFO"):
+        run_training(make_root(tmp_path, bleu_sample_size=3))
+    found = {name: re.findall(regex, caplog.text) for name, regex in values["METRICS"].items()}
+    assert {name: len(scores) for name, scores in found.items()} == dict.fromkeys(values["METRICS"], 2)
+    assert all(float(score) >= 0 for scores in found.values() for score in scores)
 
 
 def test_a_job_that_starts_again_goes_on_from_its_checkpoints(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
