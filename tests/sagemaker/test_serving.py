@@ -29,7 +29,7 @@ def test_an_artefact_of_the_original_is_served_as_it_is(tmp_path: Path) -> None:
         assert httpx.post(f"{url}/invocations", json=body, timeout=30).json() == {"predictions": [{"target": expected}]}
 
 
-def test_no_model_is_the_users_mistake(tmp_path: Path) -> None:
+def test_serving_an_empty_model_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     result = CliRunner().invoke(app, ["sagemaker", "serve", "--root", str(tmp_path)])
     assert isinstance(result.exception, ClientError)
@@ -64,13 +64,13 @@ def test_an_archive_is_used_in_place(tmp_path: Path) -> None:
     ],
     ids=["two archives", "no archive", "something else", "nothing", "much else"],
 )
-def test_a_folder_without_one_model(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
+def test_a_folder_without_exactly_one_model_is_refused(files: dict[str, bytes], message: str, tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ClientError, match=message), usable_model(tmp_path):
         pass
 
 
-def test_no_folder_at_all(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ClientError, match=r"no model at .*none: it does not exist"), usable_model(tmp_path / "none"):
         pass

@@ -60,7 +60,7 @@ def test_a_job_leaves_a_model_and_exits_0(tmp_path: Path) -> None:
     assert sorted(path.name for path in root.iterdir()) == ["input", "model", "output"]
 
 
-def test_the_users_mistake_is_told_and_exits_2(tmp_path: Path) -> None:
+def test_an_unknown_hyperparameter_is_written_to_failure_and_exits_2(tmp_path: Path) -> None:
     root = make_root(tmp_path, learning_rat=1)
     assert run_training(root) == 2
     failure = (root / "output" / "failure").read_text()
@@ -69,7 +69,7 @@ def test_the_users_mistake_is_told_and_exits_2(tmp_path: Path) -> None:
     assert list((root / "model").iterdir()) == []
 
 
-def test_our_mistake_is_told_and_exits_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_written_to_failure_and_exits_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("x" * 2000)
 

@@ -94,7 +94,14 @@ def test_a_full_disk_under_tensorboard_does_not_stop_training(channels: Channels
         pytest.skip("no file system can be mounted here")
     settings = {"max_num_batches": 60, "checkpoint_frequency_num_batches": 1, "checkpoint_threshold": 99}
     options = [part for name, value in {**SETTINGS, **settings}.items() for part in ("-H", f"{name}={value}")]
-    command = [sys.executable, "-m", "seqwright", "train", "--data", tmp_path / "data", "--output", tmp_path / "model"]
+    command = [
+        sys.executable,
+        "-m",
+        "seqwright",
+        "train",
+        f"--data={tmp_path / 'data'}",
+        f"--output={tmp_path / 'model'}",
+    ]
     try:
         done = subprocess.run([*command, *options], capture_output=True, text=True)
     finally:

@@ -122,7 +122,7 @@ def test_an_interrupt_of_several_processes_saves_the_state(channels: Channels, t
     assert load_model(tmp_path / "model")
 
 
-def test_an_interrupt_is_the_callers_where_it_says_itself_when_to_stop(channels: Channels, tmp_path: Path) -> None:
+def test_an_interrupt_is_not_caught_where_stop_requested_is_given(channels: Channels, tmp_path: Path) -> None:
     settings = {**SETTINGS, "max_num_batches": 12}
     options = {"precision": "fp32", "stop_requested": lambda: False}
     with pytest.raises(KeyboardInterrupt):
