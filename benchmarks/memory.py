@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--pairs 20000000] [--gib 3] [--folder DIR]
 
-Writes text of random words, prepares it, and trains a small model for a few updates on all of it in random order. Each
-step has a process of its own with at most `--gib` GiB of writable memory (`RLIMIT_DATA`: heap and private mappings; files
-that are mapped for reading do not count). Prints a line per step, and one JSON object on the last line.
+Writes text of random words, prepares it, and trains a small model for a few updates on all of it in random order.
+Each step has a process of its own with at most `--gib` GiB of writable memory (`RLIMIT_DATA`: heap and private
+mappings; files that are mapped for reading do not count). Prints a line per step, and one JSON object on the last line.
 """
 
 import argparse

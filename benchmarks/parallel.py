@@ -3,8 +3,8 @@
     python benchmarks/parallel.py --data DIR [--repeats 5] [--updates 50] [--batch-sizes 64 128 …]
 
 `--data` is a folder that `seqwright prepare` wrote. The job is that of `speed.py`: an LSTM of 512 units and embeddings
-of 512, fp32, by default 64 pairs per update. Both run in turn. The rate leaves out the first ten updates; with more pairs
-per update there are fewer updates. Prints a table, and one JSON object on the last line.
+of 512, fp32, by default 64 pairs per update. Both run in turn. The rate leaves out the first ten updates; with more
+pairs per update there are fewer updates. Prints a table, and one JSON object on the last line.
 """
 
 import argparse
