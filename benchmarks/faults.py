@@ -1,10 +1,10 @@
-"""What is lost when things go wrong under training: each fault in turn, and the model against that of a quiet run.
+"""What training loses through faults: each fault in turn, and the final model compared with that of a run without.
 
     python -m benchmarks.faults
 
-Trains a toy model by the command line, a process a run, and does to it what the table says. Then the same command is
-given again without the fault. "Nothing" is lost where the weights at the end are, bit for bit, those of a run to which
-nothing happened. The full disk is a small file system in memory, which takes root to mount, and is left out without.
+Trains a toy model with the command line, one process per run, and causes the faults of the table. Then the same command
+runs again without the fault. "Nothing" is lost if the final weights equal, bit for bit, those of a run without faults.
+The full disk is a small file system in memory; it is left out without the rights of root, which mounting needs.
 Prints a Markdown table; the exit status is 1 if anything was lost.
 """
 
@@ -30,13 +30,13 @@ TRAINED = {**SETTINGS, "max_num_batches": UPDATES, "rnn_decoder_hidden_dropout":
 
 
 class Job:
-    """A training command and what came of it.
+    """A training command and its results.
 
     Args:
-        folder: where all of it goes.
+        folder: the folder for everything it writes.
         data: the channels.
         processes: how many train.
-        settings: hyperparameters besides the usual ones.
+        settings: hyperparameters in addition to the usual ones.
     """
 
     def __init__(self, folder: Path, data: str, processes: int, settings: Mapping[str, object]) -> None:
@@ -50,7 +50,7 @@ class Job:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Those there are, oldest first."""
+        """The checkpoints, oldest first."""
         return sorted(self.folder.glob("model.checkpoints/checkpoint-*"))
 
     def start(self) -> "subprocess.Popen[str]":
@@ -61,13 +61,13 @@ class Job:
         )
 
     def run(self, find: str = "") -> tuple[int, str]:
-        """Run to the end: exit status, and the last line of the log that has `find` in it."""
+        """Run to the end; returns the exit status, and the last line of the log that contains `find`."""
         with self.start() as process:
             _, log = process.communicate()
         return process.returncode, _last(log, find)
 
     def start_and_wait(self, count: int) -> "subprocess.Popen[str]":
-        """Begin, and return when there are so many checkpoints."""
+        """Begin, and return when there are `count` checkpoints."""
         process = self.start()
         while len(self.checkpoints) < count and process.poll() is None:
             time.sleep(0.01)
@@ -92,10 +92,10 @@ class Row:
 
 
 class Trials:
-    """All faults, tried one after the other.
+    """All faults, one after the other.
 
     Args:
-        folder: scratch.
+        folder: a temporary folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -105,11 +105,11 @@ class Trials:
         self._quiet: dict[int, bytes] = {}
 
     def job(self, name: str, processes: int = 1, data: str = "", **settings: object) -> Job:
-        """A job of its own folder."""
+        """A job with its own folder."""
         return Job(self.folder / name, data or str(self.data), processes, settings)
 
     def quiet(self, processes: int = 1) -> bytes:
-        """The weights of a run to which nothing happens."""
+        """The weights of a run without faults."""
         if processes not in self._quiet:
             job = self.job(f"quiet {processes}", processes)
             status, log = job.run()
@@ -118,13 +118,13 @@ class Trials:
         return self._quiet[processes]
 
     def note(self, fault: str, said: str, job: Job, processes: int = 1) -> None:
-        """Give the command again, and compare."""
+        """Run the command again, and compare."""
         status, log = job.run()
         same = status == 0 and job.weights() == self.quiet(processes)
         self.add(fault, said, "nothing" if same else f"THE RUN: {log}")
 
     def add(self, fault: str, said: str, lost: str) -> None:
-        """Note a line."""
+        """Add a line to the table."""
         said = said.replace(str(self.folder), "…").replace("|", "/")
         self.rows.append(Row(fault, said, lost))
         print(f"{fault}: {said}: {lost}", file=sys.stderr)

@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--pairs 20000000] [--gib 3] [--folder DIR]
 
-Writes text of random words, prepares it, and trains a small model for a few updates from the shuffled whole, each step
-in a process of its own that may not have more than `--gib` GiB of writable memory (`RLIMIT_DATA`: heap and private
-mappings; files that are mapped to be read do not count). Prints a line a step, and one JSON object on the last line.
+Writes text of random words, prepares it, and trains a small model for a few updates on all of it in random order.
+Each step has a process of its own with at most `--gib` GiB of writable memory (`RLIMIT_DATA`: heap and private
+mappings; files that are mapped for reading do not count). Prints a line per step, and one JSON object on the last line.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def write_text(path: Path, pairs: int, seed: int) -> None:
 
 
 def limited(command: Sequence[object], gib: float) -> tuple[float, float]:
-    """Run seqwright under the limit: seconds, and the most memory it had resident, in GiB."""
+    """Run seqwright under the limit; returns the seconds, and the largest resident memory in GiB."""
     limit = int(gib * (1 << 30))
     started = time.monotonic()
     process = subprocess.Popen(
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20_000_000)
     parser.add_argument("--gib", type=float, default=3.0)
-    parser.add_argument("--folder", type=Path, help="where to put some gigabytes for the while")
+    parser.add_argument("--folder", type=Path, help="a folder with room for some gigabytes meanwhile")
     options = parser.parse_args()
     figures: dict[str, float] = {"pairs": options.pairs, "gib": options.gib}
     with tempfile.TemporaryDirectory(prefix="seqwright-memory-", dir=options.folder) as scratch:

@@ -2,9 +2,9 @@
 
     python benchmarks/parallel.py --data DIR [--repeats 5] [--updates 50] [--batch-sizes 64 128 …]
 
-`--data` is a folder that `seqwright prepare` made. The job is that of `speed.py`: an LSTM of 512 units and embeddings
-of 512, 64 pairs an update unless told otherwise, fp32. Both run in turn; the rate is that of the updates after the
-first ten; there are as many fewer updates as each has more pairs. Prints a table, and one JSON object on the last line.
+`--data` is a folder that `seqwright prepare` wrote. The job is that of `speed.py`: an LSTM of 512 units and embeddings
+of 512, fp32, by default 64 pairs per update. Both run in turn. The rate leaves out the first ten updates; with more
+pairs per update there are fewer updates. Prints a table, and one JSON object on the last line.
 """
 
 import argparse
@@ -31,13 +31,13 @@ SETTINGS: dict[str, object] = {
     "checkpoint_frequency_num_batches": 1_000_000,
 }
 WARM = 10
-"""Updates that do not count."""
+"""Updates that are left out of the rate."""
 USUAL = 64
-"""Pairs an update where nothing else is said, and that `--updates` is for."""
+"""The default number of pairs per update; `--updates` counts updates of this size."""
 
 
 class Clock(Monitor):
-    """Writes time and pairs after every update to a file, from whichever process it is in."""
+    """Writes the time and the pairs of every update to a file, as it may run in another process."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -48,13 +48,13 @@ class Clock(Monitor):
             stream.write(f"{time.monotonic()} {update.pairs}\n")
 
     def rate(self) -> float:
-        """Pairs a second."""
+        """Pairs per second."""
         marks = [line.split() for line in self._path.read_text().splitlines()][WARM:]
         return sum(int(pairs) for _, pairs in marks[1:]) / (float(marks[-1][0]) - float(marks[0][0]))
 
 
 def rate(data: Path, processes: int, updates: int, batch_size: int) -> float:
-    """Pairs a second of a training run."""
+    """Pairs per second of a training run."""
     with tempfile.TemporaryDirectory(prefix="seqwright-parallel-") as folder:
         clock = Clock(Path(folder) / "clock")
         train(
@@ -82,7 +82,7 @@ def main() -> None:
         for size, found in rates.items():
             one, two = (rate(options.data, processes, options.updates, size) for processes in (1, 2))
             found.append((one, two))
-    table = Table("pairs an update", "one process", "two", "ratio of a turn", "from", "to", "target", box=None)
+    table = Table("pairs per update", "one process", "two", "ratio of a turn", "from", "to", "target", box=None)
     for size, found in rates.items():
         one, two = (statistics.median(each) for each in zip(*found, strict=True))
         ratios = sorted(two / one for one, two in found)

@@ -1,4 +1,4 @@
-"""Where and in what arithmetic a model runs."""
+"""The device that a model runs on, and its arithmetic."""
 
 import contextlib
 import ctypes
@@ -13,15 +13,15 @@ from seqwright.errors import ClientError
 Precision = Literal["fp32", "bf16"]
 
 _MOST_PROCESSES = 32
-"""Processes that a host may have whatever its processors."""
+"""Processes that are allowed on any host, however few processors it has."""
 
 
 def choose_device(name: str, number: int | None = None) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` names; `auto` takes a GPU where there is one.
+    """The device for `auto`, `cpu` or `cuda`; `auto` takes a GPU if there is one.
 
     Args:
         name: the name.
-        number: which GPU; the current one if not given.
+        number: the number of the GPU; the current one if not given.
 
     Raises:
         ClientError: the name is unknown, or there is no GPU.
@@ -36,15 +36,16 @@ def choose_device(name: str, number: int | None = None) -> torch.device:
 
 
 def process_count(name: str, device: str, on_cpu: int = 1) -> int:
-    """The processes that `auto` or a number asks for on this host; `auto` takes one a GPU.
+    """The number of processes for `auto` or a number; `auto` takes one per GPU of this host.
 
     Args:
         name: `auto` or a number.
         device: `auto`, `cpu` or `cuda`.
-        on_cpu: what `auto` takes on the CPU.
+        on_cpu: the number for `auto` on the CPU.
 
     Raises:
-        ClientError: it is neither, there are fewer GPUs, or by far fewer processors; or what `choose_device` raises.
+        ClientError: `name` is neither, or more than there are GPUs or a multiple of the processors; or see
+            `choose_device`.
     """
     gpus = torch.cuda.device_count() if choose_device(device).type == "cuda" else 0
     if name == "auto":
@@ -55,12 +56,12 @@ def process_count(name: str, device: str, on_cpu: int = 1) -> int:
         raise ClientError(f"{name} processes need a GPU each, but this host has {gpus}")
     most = max(_MOST_PROCESSES, os.cpu_count() or 1)
     if int(name) > most:
-        raise ClientError(f"{name} processes are more than the {most} that this host is worth: give fewer")
+        raise ClientError(f"{name} processes are more than the {most} that this host may have: give fewer")
     return int(name)
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """The arithmetic that `auto`, `fp32` or `bf16` names; `auto` takes bf16 where the processor computes in it.
+    """The arithmetic for `auto`, `fp32` or `bf16`; `auto` takes bf16 if the processor has instructions for it.
 
     Raises:
         ClientError: the name is unknown.
@@ -84,8 +85,8 @@ def computes_in_bf16(device: torch.device) -> bool:
 def autocast(device: torch.device, precision: Precision) -> Iterator[object]:
     """A context in which matrix products run in `precision`; parameters stay fp32.
 
-    bf16 works on every processor, without matrix instructions for it slowly: oneDNN, which refuses some of its
-    operations there, is then switched off.
+    bf16 works on every processor, but slowly without matrix instructions for it: oneDNN refuses some bf16 operations
+    there, and is then switched off.
     """
     with contextlib.ExitStack() as stack:
         if precision == "bf16" and device.type == "cpu" and not computes_in_bf16(device):
@@ -94,10 +95,10 @@ def autocast(device: torch.device, precision: Precision) -> Iterator[object]:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep memory that tensors give back, for those to come, instead of returning it at once.
+    """Let the C library keep the memory of freed tensors for new ones, instead of returning it to the system.
 
-    By default it maps every block of more than 32 MB anew, and the system clears each page of it when it is first
-    touched: a tenth of an update's time. Does nothing where the C library is not GNU's.
+    By default it maps every block of more than 32 MB anew, and the system clears each of its pages at first use, which
+    takes a tenth of an update's time. Does nothing if the C library is not GNU's.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         library = ctypes.CDLL(None)
@@ -110,12 +111,12 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device had no memory left for a tensor, or the system for an array."""
+    """Whether there was not enough memory, on the device for a tensor or in the system for an array."""
     words = (
         "can't allocate memory",
         "not enough memory",
         "std::bad_alloc",
-        "could not create a memory object",  # oneDNN says no more than that, as in the next
+        "could not create a memory object",  # all that oneDNN says, as in the next
         "could not create a primitive",
     )
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(each in str(error) for each in words)

@@ -161,7 +161,7 @@ def test_the_table_has_every_hyperparameter() -> None:
 
 
 @pytest.mark.parametrize("name", EFFECTS)
-def test_it_has_its_effect(name: str) -> None:
+def test_every_hyperparameter_has_its_effect(name: str) -> None:
     value, extra, observation = EFFECTS[name]
     base = {**BASE, **extra}
     default = Hyperparameters.model_fields[name].default

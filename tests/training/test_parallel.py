@@ -75,7 +75,9 @@ def run(
         ({"rnn_attention_type": "fixed", "label_smoothing": 0.1, **UNBUCKETED}, False),
     ],
 )
-def test_two_processes_follow_one(settings: dict[str, object], frozen: bool, data: Path, tmp_path: Path) -> None:
+def test_two_processes_have_the_losses_and_parameters_of_one(
+    settings: dict[str, object], frozen: bool, data: Path, tmp_path: Path
+) -> None:
     settings = {"max_num_batches": 50, "checkpoint_frequency_num_batches": 25, **settings}
     (tmp_path / "vectors").write_text(f"a {'0.5 ' * 8}\n")
     start = Start(vectors_source=tmp_path / "vectors", freeze_source=True) if frozen else None
@@ -88,7 +90,7 @@ def test_two_processes_follow_one(settings: dict[str, object], frozen: bool, dat
         torch.testing.assert_close(second[name], tensor, atol=1e-3, rtol=1e-3)
 
 
-def test_a_batch_of_fewer_pairs_than_processes_is_trained_on_all_the_same(data: Path, tmp_path: Path) -> None:
+def test_a_batch_of_fewer_pairs_than_processes_has_the_loss_of_one_process(data: Path, tmp_path: Path) -> None:
     # 203 pairs, 182 of them to train on: 60 batches of 3 and one of 2.
     settings: dict[str, object] = {"batch_size": 3, "max_num_epochs": 1, **UNBUCKETED}
     settings |= {"checkpoint_frequency_num_batches": 1000, "rnn_decoder_hidden_dropout": 0.0}
@@ -140,7 +142,7 @@ def test_a_share_that_does_not_fit_is_split_by_all_from_the_last_checkpoint_on(
     assert "start again with --accumulate 4: doing so from the last checkpoint on" in caplog.text
 
 
-def test_the_error_of_a_process_is_told_as_its_own(data: Path, tmp_path: Path) -> None:
+def test_a_batch_smaller_than_the_number_of_processes_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ClientError, match="batch_size=2 cannot be divided over 3 processes"):
         run(data, tmp_path / "model", 3, {"batch_size": 2})
     assert list(tmp_path.iterdir()) == []
@@ -169,7 +171,7 @@ def look_at_policies(process: ProcessRank, stop_requested: Callable[[], bool]) -
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there are no such policies")
-def test_who_exchanges_does_not_interrupt_who_computes() -> None:
+def test_threads_of_gloo_do_not_interrupt_those_that_compute() -> None:
     run_processes(look_at_policies, 2, lambda: False)
 
 
@@ -182,13 +184,37 @@ def kill() -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_one_that_fails_ends_all_and_its_error_is_reported(which: int) -> None:
+def test_a_process_that_fails_ends_all_and_its_error_is_reported(which: int) -> None:
     with pytest.raises(ClientError, match="has something to say"):
         run_processes(partial(fail, which, complain), 2, lambda: False)
 
 
+def time_out_on_cuda() -> None:
+    raise RuntimeError("CUDA error: the launch timed out and was terminated")
+
+
+def test_a_time_out_of_cuda_is_not_reported_as_a_lost_process() -> None:
+    with pytest.raises(AlgorithmError, match="RuntimeError: CUDA error: the launch timed out") as caught:
+        run_processes(partial(fail, 1, time_out_on_cuda), 2, lambda: False)
+    assert not isinstance(caught.value, LostContactError)
+
+
+def end_without_a_word(which: int, process: ProcessRank, stop_requested: Callable[[], bool]) -> Progress:
+    """Leave the group while the others still exchange; these must notice."""
+    with join_group(process, torch.device("cpu")) as group:
+        for number in range(1 if group.rank == which else 1000):
+            group.sum(number)
+    return Progress()
+
+
 @pytest.mark.parametrize("which", [0, 1])
-def test_one_that_is_killed_ends_all_and_is_named(which: int) -> None:
+def test_a_process_that_leaves_early_is_reported_as_lost(which: int) -> None:
+    with pytest.raises(LostContactError, match="lost contact with another process of this host"):
+        run_processes(partial(end_without_a_word, which), 2, lambda: False)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_killed_process_ends_all_and_is_named(which: int) -> None:
     with pytest.raises(AlgorithmError, match=f"seqwright-train-{which} was ended by SIGKILL"):
         run_processes(partial(fail, which, kill), 2, lambda: False)
 
@@ -247,10 +273,6 @@ def test_a_stop_while_channels_are_decoded_leaves_no_model(processes: int, data:
     assert not list(cache.glob("*"))
 
 
-def test_a_lost_contact_is_an_error_of_ours() -> None:
-    assert issubclass(LostContactError, AlgorithmError)
-
-
 def command(data: Path, output: Path, updates: int) -> list[str]:
     """`train` and its arguments."""
     settings = {**SETTINGS, "max_num_batches": updates}
@@ -258,7 +280,7 @@ def command(data: Path, output: Path, updates: int) -> list[str]:
     return ["train", "--data", str(data), "--output", str(output), "--precision", "fp32", *chosen]
 
 
-def test_torchrun_starts_the_processes_as_well(data: Path, tmp_path: Path) -> None:
+def test_processes_of_torchrun_train_together(data: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "seqwright"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

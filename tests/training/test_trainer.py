@@ -14,7 +14,7 @@ from seqwright.artifacts import TrainedModel
 from seqwright.data.batches import Batches
 from seqwright.data.corpus import ParallelCorpus
 from seqwright.data.sequences import Sequences
-from seqwright.errors import ClientError
+from seqwright.errors import AlgorithmError, ClientError
 from seqwright.training.optimizers import build_optimizer
 from seqwright.training.progress import Checkpoint, Monitor, Progress, Scores, Update
 from seqwright.training.schedules import build_schedule
@@ -260,8 +260,13 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(small_model: Maker)
     assert all(math.isfinite(checkpoint.train[1]) for _, checkpoint in recorder.checkpoints[:1])
 
 
-def test_too_many_in_a_row_end_training_and_say_where(small_model: Maker) -> None:
+def test_too_many_skipped_updates_in_a_row_end_training_and_say_where(small_model: Maker) -> None:
     with pytest.raises(
         ClientError, match=r"20 updates in a row, .* update 23 \(learning rate 3\.75e-05, batch 3 of epoch 4"
     ):
         fit(small_model, [9.0], max_num_batches=60, checkpoint_threshold=99, change=poisoned(range(3, 60)))
+
+
+def test_too_many_skipped_updates_before_any_finite_score_are_an_algorithm_error(small_model: Maker) -> None:
+    with pytest.raises(AlgorithmError, match=r"20 updates in a row, .* no model had a finite score yet"):
+        fit(small_model, [math.inf], max_num_batches=60, checkpoint_threshold=99, change=poisoned(range(3, 60)))

@@ -20,7 +20,8 @@ from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import build_model, initialize_model
 from seqwright.training.job import Channels, train
 from seqwright.training.warm_start import Start, copy_parameters
-from tests.toy import SETTINGS, prepared
+from tests.toy import SETTINGS
+from tests.training.runs import weights
 
 STILL: dict[str, object] = {"learning_rate": 1e-12, "max_num_batches": 1}
 """Trains one update that hardly moves a parameter."""
@@ -28,19 +29,10 @@ SOURCE, TARGET, OUTPUT = "encoder.embedding.table.weight", "decoder.embedding.ta
 
 
 @pytest.fixture
-def channels(tmp_path: Path) -> Channels:
-    return Channels.under(prepared(tmp_path))
-
-
-@pytest.fixture
 def model(channels: Channels, tmp_path: Path) -> Path:
     """A model of the toy task after 20 updates."""
     train(channels, tmp_path / "first", {**SETTINGS, "max_num_batches": 20}, precision="fp32")
     return tmp_path / "first"
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
 
 
 def perplexity(folder: Path) -> float:

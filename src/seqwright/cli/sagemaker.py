@@ -40,7 +40,6 @@ def serve_command(
     require_local(root)
     with exit_on_sigterm() as end_if_asked:  # the imports take seconds, in which it may come
         from seqwright.sagemaker.contract import Paths
-        from seqwright.sagemaker.models import usable_model
 
         try:
             from seqwright.serving.server import serve
@@ -48,8 +47,7 @@ def serve_command(
             raise ClientError(f"{error.name} is not installed: pip install 'seqwright[serve]'") from error
         end_if_asked()
 
-        with usable_model(Paths(root).model) as model:
-            serve(model, host=host, port=port)
+        serve(Paths(root).model, host=host, port=port)
 
 
 add_commands(sagemaker_app, {"train": train_command, "serve": serve_command})

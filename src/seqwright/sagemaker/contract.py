@@ -6,15 +6,13 @@ from pathlib import Path
 
 from seqwright.errors import ClientError
 from seqwright.files import describe_os_errors, read_json_object
+from seqwright.hyperparameters import with_tuning_objective
 
 FAILURE_LIMIT = 1024
 """Characters of the failure file that the platform shows to the user."""
 
 PLATFORM_PREFIXES = ("sagemaker_", "_tuning_")
 """Prefixes of the settings that the platform and its tuner put among the hyperparameters."""
-
-TUNING_OBJECTIVE = "_tuning_objective_metric"
-"""The setting in which a tuning job names the metric that it optimizes, `validation:bleu` for example."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,9 @@ def read_job(paths: Paths) -> Job:
         raise ClientError(f"{paths.resources} must name current_host, and hosts with it among them")
     channels = read_json_object(paths.input_channels)
     _require_files(channels)
-    return Job(with_tuning_objective(hyperparameters), frozenset(channels), host, tuple(map(str, hosts)))
+    values = with_tuning_objective(hyperparameters)
+    own = {name: value for name, value in values.items() if not name.startswith(PLATFORM_PREFIXES)}
+    return Job(own, frozenset(channels), host, tuple(map(str, hosts)))
 
 
 def _require_files(channels: Mapping[str, object]) -> None:
@@ -104,19 +104,6 @@ def _require_files(channels: Mapping[str, object]) -> None:
                 f"the channel {name} is in Pipe mode (TrainingInputMode), which streams the data, but training needs "
                 "files: give the channel, or the whole job, the input mode File or FastFile"
             )
-
-
-def with_tuning_objective(hyperparameters: Mapping[str, object]) -> dict[str, object]:
-    """The hyperparameters without the platform's own settings.
-
-    A tuning job that optimizes `validation:bleu` needs BLEU computed: `bleu_sample_size` is then -1, all of the
-    validation channel, unless it asks for some of it.
-    """
-    values = {name: value for name, value in hyperparameters.items() if not name.startswith(PLATFORM_PREFIXES)}
-    objective = str(hyperparameters.get(TUNING_OBJECTIVE, "")).strip('" ')  # some SDKs quote values as JSON
-    if objective == "validation:bleu" and str(values.get("bleu_sample_size", "0")).strip('" ') == "0":
-        values["bleu_sample_size"] = "-1"
-    return values
 
 
 def write_failure(paths: Paths, message: str) -> None:

@@ -1,15 +1,13 @@
 """The container's `train`: reads the platform's files, leaves a model or the reason of a failure."""
 
-import contextlib
 import logging
-import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from seqwright.errors import AlgorithmError, ClientError, SeqwrightError
+from seqwright.errors import AlgorithmError, ClientError, SeqwrightError, client_error_from
+from seqwright.locks import TemporaryFolder
 from seqwright.sagemaker.contract import Job, Paths, read_job, write_failure
-from seqwright.sagemaker.models import usable_model
 from seqwright.training.best_model import copy_best_model
 from seqwright.training.group import TIMEOUT
 from seqwright.training.job import Channels, SetUp, train
@@ -54,7 +52,7 @@ def run_training(
         return _fail(paths, error)
     except Exception as error:
         logger.error("%s", traceback.format_exc())
-        return _fail(paths, AlgorithmError(f"{type(error).__name__}: {error}"))
+        return _fail(paths, client_error_from(error) or AlgorithmError(f"{type(error).__name__}: {error}"))
     return 0
 
 
@@ -63,14 +61,12 @@ def _train(paths: Paths, stop_requested: Callable[[], bool], set_up: SetUp | Non
     for name in REQUIRED:
         if name not in job.channels:
             raise ClientError(f"the job has no channel {name}: give it the channels {', '.join(REQUIRED)}")
-    with contextlib.ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="seqwright-")))
-        pretrained = stack.enter_context(usable_model(paths.channel("model"))) if "model" in job.channels else None
+    with TemporaryFolder() as scratch:
         progress = train(
             Channels(*(paths.channel(name) for name in REQUIRED)),
             paths.model,
             job.hyperparameters,
-            start=Start(model=pretrained),
+            start=Start(model=paths.channel("model") if "model" in job.channels else None),
             checkpoints=paths.checkpoints if paths.checkpoints.is_dir() else scratch / "checkpoints",
             cache=scratch / "corpus",
             cluster=_cluster(job, timeout),

@@ -3,6 +3,10 @@
 Each process computes the gradient of its share of the loss over the target tokens of the whole batch, so the sum is
 the gradient that one process would compute. Of an embedding table only the rows of the batch's tokens have a gradient:
 those rows are summed, not the whole table.
+
+PyTorch's `DistributedDataParallel` sums whole tables. Two processes on one host took 6 % longer with it per target
+token (LSTM of 512 units, 10,004 tokens a side, 64 pairs an update). It also arranges its buckets after the first
+backward pass, so three or more processes would add in another order after a resume, which must not change the result.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Monitors that show training to the user: log lines and a progress bar."""
 
-import importlib.util
+import contextlib
 import logging
 import math
 import time
@@ -88,13 +88,6 @@ class Speed:
         self._since = time.monotonic()
 
 
-def can_show_bar(console: Console) -> bool:
-    """Whether a live bar works there: on a terminal, and in a notebook that has rich's notebook support."""
-    if console.is_jupyter:
-        return importlib.util.find_spec("ipywidgets") is not None
-    return console.is_terminal
-
-
 class PlainProgress(Monitor):
     """Logs loss and speed every `interval` seconds, where there is no progress bar."""
 
@@ -171,8 +164,9 @@ class ProgressBar(Monitor):
         self.close()
 
     def close(self) -> None:
-        """Remove the bar; also to be called after an error."""
-        self._bar.stop()
+        """Remove the bar; also to be called after an error. A console that cannot be written keeps it."""
+        with contextlib.suppress(OSError, ValueError):
+            self._bar.stop()
 
     def _show(self, progress: Progress) -> None:
         done = progress.updates if self._end else progress.updates - progress.checkpoint_updates

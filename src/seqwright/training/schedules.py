@@ -1,4 +1,4 @@
-"""Learning-rate schedules, counted in checkpoints as the original counts them."""
+"""Learning-rate schedules, counted in checkpoints as in the original."""
 
 import math
 from typing import Protocol
@@ -10,16 +10,16 @@ class Schedule(Protocol):
     """The learning rate of each update."""
 
     def rate(self, updates: int) -> float:
-        """The rate of the next update, after so many."""
+        """The rate of the next update, after `updates` updates."""
 
     def checkpoint(self, improved: bool) -> None:
-        """Take note of a checkpoint and whether the optimized metric improved at it."""
+        """Count a checkpoint, at which the optimized metric improved or not."""
 
     def state(self) -> dict[str, float]:
-        """What a resumed run needs."""
+        """The values that a resumed run needs."""
 
     def restore(self, state: dict[str, float]) -> None:
-        """Go on from what `state` returned."""
+        """Go on from values that `state` returned."""
 
 
 class PlateauReduce:
@@ -32,7 +32,7 @@ class PlateauReduce:
         self._stale = 0
 
     def rate(self, updates: int) -> float:
-        """The current rate; it changes at checkpoints alone."""
+        """The current rate; it changes only at checkpoints."""
         return self._rate
 
     def checkpoint(self, improved: bool) -> None:
@@ -72,7 +72,7 @@ class InverseDecay:
         return self._base / (1 + updates / self._half_life)
 
     def checkpoint(self, improved: bool) -> None:
-        """Nothing: the rate depends on the updates alone."""
+        """Nothing: the rate depends only on the updates."""
 
     def state(self) -> dict[str, float]:
         """Nothing."""
@@ -83,12 +83,12 @@ class InverseDecay:
 
 
 class Cooldown:
-    """Another schedule's rate, brought down linearly to 0 over the last updates (Hu et al. 2024).
+    """Another schedule's rate, lowered linearly to 0 over the last updates (Hu et al. 2024).
 
     Args:
         schedule: the other schedule.
-        updates: over how many updates.
-        end: the update with which training ends.
+        updates: how many updates the cooldown takes.
+        end: updates at the end of training.
     """
 
     def __init__(self, schedule: Schedule, updates: int, end: int) -> None:
@@ -100,13 +100,13 @@ class Cooldown:
         self.restore = schedule.restore
 
     def rate(self, updates: int) -> float:
-        """The other schedule's rate, times the share of the cooldown that is left."""
+        """The other schedule's rate times the fraction of the cooldown that is left."""
         left = max(0, self._end - updates) / self._updates
         return self._schedule.rate(updates) * min(1.0, left)
 
 
 def build_schedule(settings: Hyperparameters) -> Schedule:
-    """The schedule that the hyperparameters describe, with its cooldown if there is one."""
+    """The schedule that the hyperparameters describe, with a cooldown if they ask for one."""
     schedule = _main_schedule(settings)
     if settings.lr_cooldown_num_batches:
         return Cooldown(schedule, settings.lr_cooldown_num_batches, settings.max_num_batches)
@@ -114,7 +114,7 @@ def build_schedule(settings: Hyperparameters) -> Schedule:
 
 
 def _main_schedule(settings: Hyperparameters) -> Schedule:
-    """The schedule that `lr_scheduler_type` names; a half life of n checkpoints is n times their updates."""
+    """The schedule that `lr_scheduler_type` names. Half-lives are given in checkpoints."""
     if settings.lr_scheduler_type == "plateau_reduce":
         return PlateauReduce(
             settings.learning_rate, settings.plateau_reduce_lr_factor, settings.plateau_reduce_lr_threshold

@@ -89,7 +89,8 @@ class TensorBoard(Monitor):
 
         version, start = "brain.Event:2", time.time()
         self._folder.mkdir(parents=True, exist_ok=True)
-        writer = RecordWriter(str(self._folder / f"events.out.tfevents.{start:.0f}.{socket.gethostname()}"))
+        # TensorBoard reads files in the order of their names, and a resumed run may start in the same second.
+        writer = RecordWriter(str(self._folder / f"events.out.tfevents.{start:.6f}.{socket.gethostname()}"))
         events = [Event(wall_time=start, file_version=version)]
         if purge_step is not None:  # TensorBoard drops points of earlier files from this step on
             events.append(Event(wall_time=start, step=purge_step, file_version=version))
