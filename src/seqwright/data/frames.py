@@ -99,7 +99,7 @@ def split_frames(chunk: Chunk, size: int) -> Frames:
             inside a record.
     """
     frames, stop, needed = _find_frames(chunk)
-    starts, ends, parts = frames.T
+    starts, ends, parts = np.ascontiguousarray(frames.T)
     if parts.any():
         result = _join_parts(chunk, frames, stop, needed)
     else:
