@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from seqwright.errors import ClientError
+from seqwright.files import StrPath
 
 MAX_UNPACKED_BYTES = 32 << 30
 """Bytes of the largest archive, decompressed, that may be a model."""
@@ -30,8 +31,8 @@ MAX_GLOBAL_HEADERS = 1000
 
 
 def unpack(
-    archive: str | Path,
-    folder: str | Path,
+    archive: StrPath,
+    folder: StrPath,
     wanted: Callable[[str], str | None],
     limits: Mapping[str, int] | None = None,
 ) -> None:
@@ -98,7 +99,7 @@ def _explain_full_disk(archive: Path, folder: Path) -> Iterator[None]:
         ) from error
 
 
-def names_in(archive: str | Path) -> list[str]:
+def names_in(archive: StrPath) -> list[str]:
     """The paths of all members of a tar archive, without `./` at the start.
 
     Raises:

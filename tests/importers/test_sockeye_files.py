@@ -26,7 +26,7 @@ def test_paths_may_be_text_and_files_may_have_byte_order_marks(model: Path, outp
 def test_a_file_larger_than_its_limit_is_not_read(name: str, model: Path, output: Path, tmp_path: Path) -> None:
     with (model / name).open("r+b") as stream:
         stream.truncate(LIMITS[name] + 1)
-    refuses(model, output, rf"sockeye/{name} has [0-9,]+ bytes, a model at most {LIMITS[name]:,}")
+    refuses(model, output, rf"sockeye/{name} has [0-9,]+ bytes, where at most {LIMITS[name]:,}")
     refuses(pack(model, tmp_path / "m.tar.gz", "m"), output, rf"m/{name} has [0-9,]+ bytes, a model at most")
 
 

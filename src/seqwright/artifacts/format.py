@@ -22,8 +22,8 @@ FILES = (WEIGHTS, SOURCE_VOCABULARY, TARGET_VOCABULARY, METRICS, CONFIG)
 DIGEST = "sha256"
 """The name of the tensors' digest in the metadata of the weights; files that other programs wrote may have none."""
 
-MAX_CONFIG_BYTES, MAX_VOCABULARY_BYTES = 4 << 20, 1 << 30
-"""Far more than these files take; larger ones are not read."""
+MAX_CONFIG_BYTES = 4 << 20
+"""Far more than this file takes; a larger one is not read."""
 
 
 class LengthRatio(BaseModel):

@@ -15,7 +15,6 @@ from seqwright.artifacts.format import (
     DIGEST,
     FILES,
     MAX_CONFIG_BYTES,
-    MAX_VOCABULARY_BYTES,
     METRICS,
     SOURCE_VOCABULARY,
     TARGET_VOCABULARY,
@@ -24,7 +23,7 @@ from seqwright.artifacts.format import (
     TrainedModel,
     digest_of,
 )
-from seqwright.data.vocabulary import Vocabulary
+from seqwright.data.vocabulary import MAX_VOCABULARY_BYTES, Vocabulary
 from seqwright.errors import ClientError
 from seqwright.files import StrPath, describe_os_errors, folder_with, read_bytes
 from seqwright.hyperparameters import Hyperparameters
@@ -78,7 +77,12 @@ def _unpack_model(archive: Path, folder: Path) -> None:
             parents.append(parts[0])
         return _INNER + parts[1] if parts[0] == parents[0] else None
 
-    unpack(archive, folder, choose)
+    limits = {
+        CONFIG: MAX_CONFIG_BYTES,
+        SOURCE_VOCABULARY: MAX_VOCABULARY_BYTES,
+        TARGET_VOCABULARY: MAX_VOCABULARY_BYTES,
+    }
+    unpack(archive, folder, choose, limits | {_INNER + name: limit for name, limit in limits.items()})
     if any((folder / name).exists() for name in (CONFIG, WEIGHTS)):
         return
     if len(parents) > 1:

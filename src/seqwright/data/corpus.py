@@ -24,7 +24,7 @@ from seqwright.data.recordio import read_records
 from seqwright.data.sequences import Sequences
 from seqwright.data.vocabulary import Vocabulary, count_special_tokens, describe_special_tokens
 from seqwright.errors import ClientError
-from seqwright.files import describe_os_errors, new_folder
+from seqwright.files import StrPath, describe_os_errors, new_folder
 from seqwright.interrupts import StopRequested
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ class ParallelCorpus:
         return len(self.source)
 
 
-def load_vocabularies(folder: str | Path) -> tuple[Vocabulary, Vocabulary]:
+def load_vocabularies(folder: StrPath) -> tuple[Vocabulary, Vocabulary]:
     """Read the `vocab` channel.
 
     Args:
@@ -75,11 +75,11 @@ def load_vocabularies(folder: str | Path) -> tuple[Vocabulary, Vocabulary]:
 
 
 def load_channel(
-    folder: str | Path,
+    folder: StrPath,
     *,
     source_vocab_size: int,
     target_vocab_size: int,
-    cache: str | Path,
+    cache: StrPath,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> ParallelCorpus:
     """Map the pairs of a channel into memory; decode them first if the cache does not have them.

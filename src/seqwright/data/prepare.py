@@ -19,7 +19,7 @@ from seqwright.data.text import read_blocks
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.data.words import WordCounter, counting_in_subprocess, to_sequences
 from seqwright.errors import ClientError
-from seqwright.files import new_folder, remove_leftovers, require_absent
+from seqwright.files import StrPath, new_folder, remove_leftovers, require_absent
 from seqwright.locks import lock_path, locked
 
 logger = logging.getLogger(__name__)
@@ -70,19 +70,19 @@ class _VocabularyOptions:
 
 def prepare(
     *,
-    train_source: str | Path,
-    train_target: str | Path,
-    output: str | Path,
-    validation_source: str | Path | None = None,
-    validation_target: str | Path | None = None,
+    train_source: StrPath,
+    train_target: StrPath,
+    output: StrPath,
+    validation_source: StrPath | None = None,
+    validation_target: StrPath | None = None,
     val_fraction: float | None = None,
     single_vocab: bool = False,
     num_words_source: int | None = NUM_WORDS,
     num_words_target: int | None = NUM_WORDS,
     word_min_count_source: int = 1,
     word_min_count_target: int = 1,
-    vocab_source: str | Path | None = None,
-    vocab_target: str | Path | None = None,
+    vocab_source: StrPath | None = None,
+    vocab_target: StrPath | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PrepareReport:
     """Turn parallel text, line `i` of one file a translation of line `i` of the other, into training data.
@@ -147,9 +147,7 @@ def prepare(
     )
 
 
-def _validation_text(
-    source: str | Path | None, target: str | Path | None, val_fraction: float | None
-) -> TextPair | None:
+def _validation_text(source: StrPath | None, target: StrPath | None, val_fraction: float | None) -> TextPair | None:
     """The validation text, `None` if there is none."""
     if (source is None) != (target is None):
         raise ClientError("validation text needs both sides: give a source and a target file, or neither")
@@ -163,7 +161,7 @@ def _validation_text(
 
 
 def _given_vocabularies(
-    source: str | Path | None, target: str | Path | None, options: _VocabularyOptions
+    source: StrPath | None, target: StrPath | None, options: _VocabularyOptions
 ) -> tuple[Vocabulary, Vocabulary] | None:
     """The vocabularies that are to be used, `None` if new ones are to be made."""
     if (source is None) != (target is None):

@@ -23,7 +23,7 @@ from seqwright.data.sequences import Sequences
 from seqwright.data.vocabulary import PAD
 from seqwright.data.wire import Column, Ints, starts_of, unpack_records
 from seqwright.errors import ClientError
-from seqwright.files import describe_os_errors
+from seqwright.files import StrPath, describe_os_errors
 
 CHUNK = 1 << 20
 """Bytes decoded together: enough to keep numpy busy, few enough for the processor's cache."""
@@ -80,7 +80,7 @@ def decode_records(data: bytes | memoryview, names: Sequence[str], origin: str) 
 
 
 def read_records(
-    path: str | Path, names: Sequence[str], padding: PaddingCount | None = None
+    path: StrPath, names: Sequence[str], padding: PaddingCount | None = None
 ) -> Iterator[tuple[Sequences, ...]]:
     """Read a file, a chunk of records at a time, so that memory does not grow with the file.
 

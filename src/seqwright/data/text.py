@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from seqwright.errors import ClientError
-from seqwright.files import describe_os_errors
+from seqwright.files import StrPath, describe_os_errors
 
 BLOCK = 1024
 """Lines read together: enough to keep numpy busy, few enough for the processor's cache."""
@@ -24,9 +24,7 @@ MAX_LINE_BYTES, MAX_BLOCK_BYTES = 16 << 20, 64 << 20
 """Bytes of a line and of a block, far more than sentences need: a small packed file can hold lines of any length."""
 
 
-def read_blocks(
-    path: str | Path, size: int = BLOCK, advance: Callable[[int], None] | None = None
-) -> Iterator[list[str]]:
+def read_blocks(path: StrPath, size: int = BLOCK, advance: Callable[[int], None] | None = None) -> Iterator[list[str]]:
     """Read a UTF-8 text file, decompressed if its name ends in `.gz`.
 
     Args:

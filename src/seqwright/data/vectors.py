@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from seqwright.data.text import read_blocks
 from seqwright.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from seqwright.errors import ClientError
+from seqwright.files import StrPath
 
 _ROWS = 64
 """Rows read together: fewer than the lines of a text, as a row of wide vectors takes some 100 KB."""
@@ -24,7 +25,7 @@ _HEADER = re.compile(r"\d{1,18} (\d{1,18})", re.ASCII)
 
 
 def read_vectors(
-    path: str | Path, vocabulary: Vocabulary, *, width: int, hyperparameter: str
+    path: StrPath, vocabulary: Vocabulary, *, width: int, hyperparameter: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Read the vectors of those N words that are in a vocabulary.
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seqwright.errors import ClientError
-from seqwright.files import describe_os_errors, writing
+from seqwright.files import StrPath, read_bytes, writing
 
 MAX_VOCABULARY_BYTES = 128 << 20
 """Bytes of the largest vocabulary file that is read: room for some millions of tokens."""
@@ -96,20 +96,16 @@ class Vocabulary:
         return cls(tokens[index] for index in range(len(tokens)))
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: StrPath) -> Self:
         """Read a vocabulary file.
 
         Raises:
             ClientError: the file cannot be read, has more than `MAX_VOCABULARY_BYTES`, or is not a vocabulary; see
                 `from_json`.
         """
-        with describe_os_errors(f"cannot read the vocabulary {path}"), open(path, "rb") as stream:
-            text = stream.read(MAX_VOCABULARY_BYTES + 1)
-        if len(text) > MAX_VOCABULARY_BYTES:
-            raise _invalid(str(path), f"it has more than {MAX_VOCABULARY_BYTES >> 20} MiB")
-        return cls.from_json(text, str(path))
+        return cls.from_json(read_bytes(Path(path), MAX_VOCABULARY_BYTES, f"the vocabulary {path}"), str(path))
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: StrPath) -> None:
         """Write the file that `load` and the original read.
 
         Raises:

@@ -16,7 +16,7 @@ from seqwright.artifacts import CONFIG as OUR_CONFIG
 from seqwright.artifacts import TrainedModel, save_model
 from seqwright.data.vocabulary import MAX_VOCABULARY_BYTES, Vocabulary
 from seqwright.errors import ClientError
-from seqwright.files import StrPath, describe_os_errors, folder_with, remove_leftovers, require_absent
+from seqwright.files import StrPath, describe_os_errors, folder_with, read_bytes, remove_leftovers, require_absent
 from seqwright.importers.config import parse_config
 from seqwright.importers.ndarray import Arrays, parse_ndarrays
 from seqwright.importers.sockeye_settings import read_settings
@@ -64,6 +64,7 @@ def import_sockeye(source: StrPath, output: StrPath) -> TrainedModel:
 
 
 def _read_model(source: Path) -> tuple[TrainedModel, dict[str, float]]:
+    """Read the model of a folder or archive, and its scores."""
     if source.is_file():
         with TemporaryFolder() as folder:
             unpack(source, folder, _part, LIMITS)
@@ -144,13 +145,9 @@ def _load(folder: Path, origin: str) -> tuple[TrainedModel, dict[str, float]]:
 
 def _read(folder: Path, name: str, origin: str) -> bytes:
     """The contents of a file of the model, within its limit."""
-    limit = LIMITS.get(name, MAX_UNPACKED_BYTES)
-    with describe_os_errors(f"cannot read {origin}{name}"):
-        if not (folder / name).is_file():
-            raise ClientError(f"{origin.rstrip('/: ')} is not a Sockeye model: it has no {name}")
-        if (size := (folder / name).stat().st_size) > limit:
-            raise ClientError(f"{origin}{name} has {size:,} bytes, a model at most {limit:,}")
-        return (folder / name).read_bytes()
+    if not (folder / name).is_file():
+        raise ClientError(f"{origin.rstrip('/: ')} is not a Sockeye model: it has no {name}")
+    return read_bytes(folder / name, LIMITS.get(name, MAX_UNPACKED_BYTES), origin + name)
 
 
 def _parameter_file(folder: Path, origin: str) -> str:

@@ -249,7 +249,7 @@ def _main_of_process(
     """Train in a process that `train` started."""
     console = set_up() if set_up else None
     if process_rank.rank:
-        logging.getLogger("seqwright").setLevel(logging.WARNING)
+        logging.getLogger("seqwright").setLevel(logging.ERROR)  # the first process warns for all
     return _train_in_this_process(run, process_rank, stop_requested, console)
 
 
