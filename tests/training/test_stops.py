@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_a_stop_in_bleu_ends_the_validation(channels: Channels, tmp_path: Path) 
     assert (progress.updates, progress.checkpoint_updates) == (4, 0)
     assert train(channels, tmp_path / "model", settings, precision="fp32") == straight
     assert_same_weights(tmp_path / "straight", tmp_path / "model")
+
+
+@pytest.fixture(autouse=True)
+def _usual_handler_of_ctrl_c() -> Iterator[None]:
+    """Python's own handler, which processes that run tests in parallel have replaced."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Interrupt(Monitor):
