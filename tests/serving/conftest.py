@@ -1,6 +1,5 @@
 """A real server on a free port of the loopback, in a thread of this process."""
 
-import asyncio
 import contextlib
 import re
 import signal
@@ -8,18 +7,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import pytest
 import torch
-import uvicorn
 
 from seqwright.artifacts import LengthRatio, TrainedModel
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.translator import Translator
 from seqwright.models.seq2seq import build_model, initialize_model
 from seqwright.serving.app import create_app
-from seqwright.serving.direct import DirectProtocol
 from seqwright.serving.limits import Limits
 from seqwright.serving.searcher import ThreadSearcher
 from seqwright.serving.server import EndpointServer, bind
@@ -48,16 +45,12 @@ def translator() -> Translator:
 def running(
     translator: Translator,
     limits: Limits | None = None,
-    http: type[asyncio.Protocol] = DirectProtocol,
     keep_alive: int = 5,
+    allowed_hosts: Collection[str] | None = None,
 ) -> Iterator[str]:
     """The URL of an endpoint that serves until the block ends."""
     with bind("127.0.0.1", 0) as listening:
-        app = create_app([ThreadSearcher(translator)], limits)
-        config = uvicorn.Config(
-            app, http=http, log_config=None, timeout_graceful_shutdown=10, timeout_keep_alive=keep_alive
-        )
-        server = EndpointServer(config)
+        server = EndpointServer(create_app([ThreadSearcher(translator)], limits, allowed_hosts), keep_alive)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:

@@ -1,7 +1,7 @@
-"""Bytes of a request ⇄ instances and translations, in the three formats of the original and with its extensions."""
+"""Decodes requests and encodes answers, in the three formats of the original with extensions."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
@@ -11,13 +11,20 @@ from pydantic import BaseModel, ValidationError
 
 from seqwright.data.frames import HEADER, MAGIC, Chunk, split_frames
 from seqwright.data.record_pb2 import Record
-from seqwright.data.vocabulary import Vocabulary
+from seqwright.data.vocabulary import PAD, UNK, Vocabulary
 from seqwright.errors import ClientError
 from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import Translation
-from seqwright.serving.errors import RequestError, bad_request
+from seqwright.serving.errors import RequestError, answer_too_large, bad_request
+from seqwright.serving.limits import MAX_ANSWER_BYTES
 from seqwright.serving.negotiation import JSON, JSON_LINES, RECORDIO
-from seqwright.serving.schemas import MAX_INSTANCES, MAX_WITH_ATTENTION, Configuration, Line, Request
+from seqwright.serving.schemas import (
+    MAX_INSTANCES,
+    MAX_WITH_ATTENTION,
+    Configuration,
+    JsonLine,
+    JsonRequest,
+)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -27,8 +34,8 @@ class Instance:
     """One sequence to translate and what is wanted for it.
 
     Attributes:
-        ids: source ids, at least one and at most the model's maximum.
-        words: the source tokens as the client wrote them; of a record, what its ids stand for.
+        ids: source ids, at most the model's maximum. The translation of no ids is empty.
+        words: the source tokens as the client wrote them; for a record, the tokens of its ids.
         configuration: what is wanted.
         truncated: whether the sequence was cut to the model's maximum.
     """
@@ -37,6 +44,11 @@ class Instance:
     words: list[str]
     configuration: Configuration
     truncated: bool
+
+    @cached_property
+    def unknown(self) -> int:
+        """Tokens that the model does not know."""
+        return self.ids.count(UNK)
 
     @cached_property
     def options(self) -> SearchOptions:
@@ -51,7 +63,7 @@ class Instance:
 
 
 def is_on(switch: bool | str) -> bool:
-    """Whether a setting that may be a word is true."""
+    """Whether a setting is true; it may also be the word."""
     return switch in (True, "true")
 
 
@@ -71,8 +83,8 @@ def decode(body: bytes, content_type: str, vocabulary: Vocabulary, max_length: i
         At least one instance, and at most `MAX_INSTANCES`.
 
     Raises:
-        RequestError: 400 where the body is damaged, not of the format, asks for what there is not, or holds too many
-            instances. It names the first instance at fault.
+        RequestError: 400 if the body is damaged, not valid, or holds too many instances. It names the first instance at
+            fault.
     """
     instances = _DECODERS[content_type](body, _Source(vocabulary, max_length))
     if sum(instance.options.attention for instance in instances) > MAX_WITH_ATTENTION:
@@ -82,19 +94,29 @@ def decode(body: bytes, content_type: str, vocabulary: Vocabulary, max_length: i
 
 @dataclass(frozen=True)
 class _Source:
-    """Turns what a client sent as one sequence into an instance."""
+    """Makes an instance of what a client sent as one sequence.
+
+    Attributes:
+        vocabulary: the model's source tokens.
+        max_length: tokens that are kept of a sequence.
+    """
 
     vocabulary: Vocabulary
     max_length: int
 
-    def of_text(self, text: str, configuration: Configuration | None, number: int) -> Instance:
+    def of_text(self, text: str, configuration: Configuration | None) -> Instance:
         words = text.split()
-        self._check_not_empty(words, number)
         kept = words[: self.max_length]
         return Instance(self.vocabulary.ids(kept), kept, configuration or _PLAIN, len(words) > len(kept))
 
     def of_ids(self, ids: list[int], configuration: Configuration, number: int) -> Instance:
-        self._check_not_empty(ids, number)
+        while ids and ids[-1] == PAD:
+            ids.pop()
+        if not ids:
+            return Instance([], [], configuration, truncated=False)
+        if PAD in ids:
+            message = f"position {ids.index(PAD)} has the id 0, which stands for padding and may only be at the end"
+            raise bad_request("padding_inside", message, number)
         size = len(self.vocabulary)
         if min(ids) < 0 or max(ids) >= size:
             wrong = next(index for index in ids if not 0 <= index < size)
@@ -104,33 +126,43 @@ class _Source:
         kept = ids[: self.max_length]
         return Instance(kept, self.vocabulary.words(kept), configuration, len(ids) > len(kept))
 
-    @staticmethod
-    def _check_not_empty(tokens: Sequence[object], number: int) -> None:
-        if not tokens:
-            raise bad_request("empty_sequence", "the source has no tokens: leave the instance out", number)
-
 
 _PLAIN = Configuration()
 
 
 def _decode_json(body: bytes, source: _Source) -> list[Instance]:
-    request = _validate(Request, _text(body), None)
-    return [
-        source.of_text(instance.data, instance.configuration, number)
-        for number, instance in enumerate(request.instances)
-    ]
+    text = _text(body)
+    try:
+        request = _validate(JsonRequest, text, None)
+    except RequestError as error:
+        if _is_json_lines(text):
+            advice = f'send {{"source": …}} on each line as Content-Type {JSON_LINES}, or a single {{"instances": […]}}'
+            raise bad_request(error.code, f"the body is one object a line: {advice}") from error
+        raise
+    return [source.of_text(instance.data, instance.configuration) for instance in request.instances]
 
 
 def _decode_lines(body: bytes, source: _Source) -> list[Instance]:
-    lines = _text(body).split("\n")
-    while lines and not lines[-1].strip():
-        lines.pop()
+    lines = [(number, line) for number, line in enumerate(_text(body).split("\n"), 1) if line.strip()]
     _check_count(len(lines))
     instances = []
-    for number, text in enumerate(lines):
-        line = _validate(Line, text, number)
-        instances.append(source.of_text(line.source, line.configuration, number))
+    for index, (number, text) in enumerate(lines):
+        try:
+            line = _validate(JsonLine, text, index)
+        except RequestError as error:
+            raise bad_request(error.code, f"line {number}: {error.message}", index) from error
+        instances.append(source.of_text(line.source, line.configuration))
     return instances
+
+
+def _is_json_lines(text: str) -> bool:
+    """Whether a text that is no request in JSON looks like JSON Lines."""
+    first, _, others = text.strip().partition("\n")
+    try:
+        line = json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(line, dict) and (bool(others) or "source" in line)
 
 
 def _decode_records(body: bytes, source: _Source) -> list[Instance]:
@@ -165,7 +197,7 @@ def _configuration_of(record: Record, number: int) -> Configuration:
 
 
 def _text(body: bytes) -> str:
-    """The text of a body, without the mark that files written on Windows may begin with."""
+    """The text of a body, without a byte order mark at its start."""
     try:
         return body.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -187,9 +219,9 @@ def _validate(model: type[ModelT], text: str, number: int | None) -> ModelT:
     """Parse JSON into a pydantic model.
 
     Args:
-        model: what the document must be.
+        model: the model.
         text: the document.
-        number: the instance that it is, None where it holds them all.
+        number: the number of the instance that it is; None if it holds all instances.
     """
     try:
         return model.model_validate_json(text)
@@ -198,7 +230,7 @@ def _validate(model: type[ModelT], text: str, number: int | None) -> ModelT:
 
 
 def _explain(error: ValidationError, number: int | None) -> RequestError:
-    """The first thing that pydantic found, in words of ours."""
+    """The first error that pydantic found, in our own words."""
     first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return bad_request("malformed_json", first["msg"], number)
@@ -219,7 +251,7 @@ def _explain(error: ValidationError, number: int | None) -> RequestError:
 
 
 _BRANCHES = ("bool", "literal['true','false']")
-"""What pydantic adds to the place of an error in a value of two types."""
+"""What pydantic adds to the location of an error in a value of two types."""
 _SWITCHES = ("attention_matrix", "scores", "tokens")
 
 _DECODERS: dict[str, Callable[[bytes, _Source], list[Instance]]] = {
@@ -233,22 +265,35 @@ _DECODERS: dict[str, Callable[[bytes, _Source], list[Instance]]] = {
 
 
 def encode(instances: Sequence[Instance], translations: Sequence[Translation], accept: str) -> bytes:
-    """Write the answer to a request.
+    """Encode the answer to a request.
 
     Args:
-        instances: what was asked.
-        translations: one for each, in order, with attention where the instance wants it.
+        instances: the instances of the request.
+        translations: one for each, in order, with attention if the instance wants it.
         accept: one of `FORMATS`.
+
+    Raises:
+        RequestError: 413 if the answer is larger than `MAX_ANSWER_BYTES`.
     """
     pairs = list(zip(instances, translations, strict=True))
     if accept == RECORDIO:
-        return b"".join(_record(instance, translation) for instance, translation in pairs)
-    predictions = (
+        return b"".join(_bounded(_record(instance, translation) for instance, translation in pairs))
+    predictions = _bounded(
         _json({"target": translation.text, **_extras(instance, translation)}) for instance, translation in pairs
     )
     if accept == JSON:
         return b'{"predictions": [' + b", ".join(predictions) + b"]}"
     return b"".join(prediction + b"\n" for prediction in predictions)
+
+
+def _bounded(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The parts of an answer as long as they are not too large together."""
+    size = 0
+    for part in parts:
+        size += len(part)
+        if size > MAX_ANSWER_BYTES:
+            raise answer_too_large()
+        yield part
 
 
 def _record(instance: Instance, translation: Translation) -> bytes:
@@ -262,7 +307,7 @@ def _record(instance: Instance, translation: Translation) -> bytes:
 
 
 def _extras(instance: Instance, translation: Translation) -> dict[str, Any]:
-    """What the configuration asks for beside the target."""
+    """What the configuration asks for besides the target."""
     wanted, extras = instance.configuration, dict[str, Any]()
     if translation.attention is not None:
         weights = translation.rounded_attention()

@@ -1,4 +1,4 @@
-"""What the endpoint counts, for Prometheus."""
+"""Metrics of the endpoint for Prometheus."""
 
 from collections.abc import Callable
 from functools import cache
@@ -12,7 +12,7 @@ _INSTANCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """Counters of one endpoint, apart from those of any other in the process."""
+    """The metrics of one endpoint, separate from those of any other in the process."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -31,6 +31,11 @@ class Metrics:
             "seqwright_tokens", "Tokens of translated instances, by side.", ["side"], registry=self._registry
         )
         self._source_tokens, self._target_tokens = tokens.labels("source"), tokens.labels("target")
+        self._unknown_tokens = Counter(
+            "seqwright_unknown_tokens",
+            "Source tokens of translated instances that the model does not know.",
+            registry=self._registry,
+        )
         self._batch_sizes = Histogram(
             "seqwright_batch_size", "Instances searched together.", buckets=_INSTANCES, registry=self._registry
         )
@@ -40,25 +45,28 @@ class Metrics:
         self._queue = Gauge("seqwright_queue_instances", "Instances that wait for a search.", registry=self._registry)
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:
-        """Read the length of the queue from `waiting` whenever the figures are asked for."""
+        """Call `waiting` for the length of the queue whenever the metrics are read."""
         self._queue.set_function(waiting)
 
     def answered(self, status: int) -> None:
         """Count an answer."""
         self._answered(status).inc()
 
-    def translated(self, *, instances: int, source_tokens: int, target_tokens: int, seconds: float) -> None:
+    def translated(
+        self, *, instances: int, source_tokens: int, unknown_tokens: int, target_tokens: int, seconds: float
+    ) -> None:
         """Count a request whose translations are done."""
         self._instances.inc(instances)
         self._source_tokens.inc(source_tokens)
+        self._unknown_tokens.inc(unknown_tokens)
         self._target_tokens.inc(target_tokens)
         self._seconds.observe(seconds)
 
-    def searched(self, *, items: int, seconds: float) -> None:
+    def searched(self, *, instances: int, seconds: float) -> None:
         """Count a batch."""
-        self._batch_sizes.observe(items)
+        self._batch_sizes.observe(instances)
         self._search_seconds.observe(seconds)
 
     def text(self) -> bytes:
-        """Every figure, in Prometheus' text format."""
+        """All metrics in the text format of Prometheus."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""What /openapi.json says of the routes that translate."""
+"""The OpenAPI document, with the routes that translate."""
 
 from typing import Any
 
@@ -7,12 +7,13 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from seqwright.serving.negotiation import JSON, JSON_LINES, RECORDIO
-from seqwright.serving.schemas import ErrorBody, Line, Prediction, Request, Response
+from seqwright.serving.schemas import ErrorBody, JsonAnswer, JsonLine, JsonRequest, Prediction
 
 _REFERENCE = "#/components/schemas/{model}"
 
 _SCHEMAS: dict[str, Any] = models_json_schema(
-    [(model, "validation") for model in (Request, Line, Response, Prediction, ErrorBody)], ref_template=_REFERENCE
+    [(model, "validation") for model in (JsonRequest, JsonLine, JsonAnswer, Prediction, ErrorBody)],
+    ref_template=_REFERENCE,
 )[1]["$defs"]
 
 
@@ -36,8 +37,8 @@ def _error(description: str) -> dict[str, Any]:
 _REQUEST_BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        JSON: _refer("Request"),
-        JSON_LINES: _lines("Line", '{"source": "P R O N O U N C E"}'),
+        JSON: _refer("JsonRequest"),
+        JSON_LINES: _lines("JsonLine", '{"source": "P R O N O U N C E"}'),
         RECORDIO: _records("source"),
     },
 }
@@ -49,23 +50,28 @@ _RESPONSES: dict[str, dict[str, Any]] = {
             "X-Seqwright-Truncated": {
                 "description": "The instances, counted from 0, whose source was cut to the model's maximum.",
                 "schema": {"type": "string"},
-            }
+            },
+            "X-Seqwright-Unknown": {
+                "description": "instance=count for the instances with tokens that the model does not know.",
+                "schema": {"type": "string"},
+            },
         },
         "content": {
-            JSON: _refer("Response"),
+            JSON: _refer("JsonAnswer"),
             JSON_LINES: _lines("Prediction", '{"target": "P R AH0 N AW1 N S"}'),
             RECORDIO: _records("target"),
         },
     },
-    "400": _error("The body is damaged, not of its format, or asks for what there is not, or for too much."),
+    "400": _error("The body is damaged, not of its format, not valid, or asks for too much."),
     "406": _error("The Accept header allows none of the three formats."),
     "408": _error("The body did not arrive in time."),
-    "413": _error("The body is larger than 6 MB."),
+    "413": _error("The body is larger than 6 MB, or the answer could be larger than 64 MB."),
     "415": _error("The Content-Type is none of the three formats."),
+    "421": _error("The Host header names another server."),
     "431": _error("The request's line and headers are larger than 64 KB."),
     "500": _error("The model failed."),
     "503": {
-        **_error("The endpoint is at its limit or shutting down."),
+        **_error("The endpoint is at its limit, shutting down, or cannot search."),
         "headers": {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}},
     },
     "504": _error("The translations were not done in time."),
@@ -103,7 +109,7 @@ _PATHS: dict[str, Any] = {
 
 
 def describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document of `app`, with the routes that are not FastAPI's own."""
+    """The OpenAPI document of `app`, with the routes that FastAPI does not know in detail."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     document["paths"].update(_PATHS)
     document.setdefault("components", {}).setdefault("schemas", {}).update(_SCHEMAS)

@@ -1,0 +1,182 @@
+"""Instances that wait for a search: batches are taken from them in fair turns.
+
+Requests wait in a ring. A batch takes at most `Limits.turn` instances of the request at the front, then of the next,
+until it is full; a request with instances left goes to the end of the ring. So a request of thousands of instances
+delays one of a single instance by little more than a batch.
+"""
+
+import asyncio
+import contextlib
+import math
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from seqwright.serving.codecs import Instance
+from seqwright.serving.limits import Limits
+from seqwright.serving.pending import PendingRequest
+
+_SMALL_BATCH = 8
+"""A batch of so many instances is not divided between searchers."""
+
+SearchKey = tuple[int | None, bool]
+"""What all instances of a batch have in common; see `SearchOptions.batch_key`."""
+
+
+@dataclass(frozen=True)
+class QueuedInstance:
+    """An instance that waits or is searched.
+
+    Attributes:
+        request: the request that it is part of.
+        index: its index in the request.
+        instance: what to translate.
+        retried: whether a search of it was lost before.
+    """
+
+    request: PendingRequest
+    index: int
+    instance: Instance
+    retried: bool = False
+
+
+@dataclass
+class _Entry:
+    """The waiting instances of one request that can be searched together, longest first."""
+
+    request: PendingRequest
+    key: SearchKey
+    instances: deque[QueuedInstance]
+
+
+class RequestQueue:
+    """Requests that wait for searchers, on one event loop.
+
+    Args:
+        limits: how much a batch may hold.
+        beam_size: the beam that `Limits.max_batch` is for; a batch with a wider one is smaller.
+        searchers: how many searchers take batches.
+
+    Attributes:
+        waiting: instances in the queue.
+    """
+
+    def __init__(self, limits: Limits, beam_size: int, searchers: int) -> None:
+        self.waiting = 0
+        self._limits = limits
+        self._beam_size = beam_size
+        self._searchers = searchers
+        self._ring: deque[_Entry] = deque()
+        self._in_search = 0
+        self._idle: list[asyncio.Future[None]] = []
+        self._gathering = 0  # searchers that wait for the rest of a batch
+        self._arrived = asyncio.Event()
+
+    def put(self, key: SearchKey, instances: Iterable[QueuedInstance], *, at_front: bool = False) -> None:
+        """Add instances of one request that can be searched together, longest first, and wake a searcher."""
+        entry = _Entry((every := deque(instances))[0].request, key, every)
+        self.waiting += len(every)
+        if at_front:
+            self._ring.appendleft(entry)
+        else:
+            self._ring.append(entry)
+        if self._gathering:
+            self._arrived.set()
+        else:
+            self._wake()
+
+    def remove(self, request: PendingRequest) -> None:
+        """Remove a request."""
+        self._ring = deque(entry for entry in self._ring if entry.request is not request)
+        self.waiting = sum(len(entry.instances) for entry in self._ring)
+
+    def ahead(self, size: int) -> int:
+        """Instances that fair turns put before the last of a request of `size`, besides one of each request."""
+        if self.waiting == len(self._ring):
+            return 0
+        share = math.ceil(size / self._limits.turn) * self._limits.turn
+        return sum(min(len(entry.instances), share) - 1 for entry in self._ring)
+
+    async def take(self, expected: int) -> tuple[SearchKey, list[QueuedInstance]]:
+        """Wait for requests and take a batch of them; `finished` must be called after its search.
+
+        A batch waits at most `Limits.max_wait` until it has as many requests as are expected.
+
+        Args:
+            expected: requests of the searcher's last batch, for their clients are likely to ask again. A lone client
+                never waits.
+
+        Returns:
+            What the instances have in common, and the instances, longest first.
+        """
+        while True:
+            if self._ring:
+                await self._gather(expected)
+                if self._ring:  # another searcher may have taken them
+                    key = self._ring[0].key
+                    batch = self._take(key)
+                    self._in_search += len(batch)
+                    if self._ring:
+                        self._wake()
+                    return key, batch
+            else:
+                self._idle.append(asyncio.get_running_loop().create_future())
+                await self._idle[-1]
+
+    def finished(self, batch: Sequence[QueuedInstance]) -> None:
+        """Note that a batch is no longer searched."""
+        self._in_search -= len(batch)
+
+    def _wake(self) -> None:
+        """Wake the idle searcher that worked last: its caches are warm."""
+        while self._idle:
+            if not (idle := self._idle.pop()).done():
+                idle.set_result(None)
+                return
+
+    async def _gather(self, expected: int) -> None:
+        """Wait until a batch has as many requests as are expected, or is full, but not longer than `max_wait`."""
+        if self._is_gathered(expected):
+            return
+        self._gathering += 1
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.max_wait):
+                    while not self._is_gathered(expected):
+                        self._arrived.clear()
+                        await self._arrived.wait()
+        finally:
+            self._gathering -= 1
+
+    def _is_gathered(self, expected: int) -> bool:
+        return len(self._ring) >= expected or self.waiting >= self._limits.max_batch
+
+    def _take(self, key: SearchKey) -> list[QueuedInstance]:
+        """A batch in fair turns, longest first, starting with the request at the front.
+
+        It leaves the other searchers their share. Otherwise clients that ask again as soon as they are answered would
+        gather in the batches of one searcher.
+        """
+        room = max(1, self._limits.max_batch * self._beam_size // max(self._beam_size, key[0] or 1))
+        room = min(room, max(_SMALL_BATCH, math.ceil((self.waiting + self._in_search) / self._searchers)))
+        batch: list[QueuedInstance] = []
+        longest, others, full = 0, list[_Entry](), False
+        while self._ring and not full:
+            entry = self._ring.popleft()
+            if entry.key != key:
+                others.append(entry)
+                continue
+            before = len(batch)
+            for _ in range(min(self._limits.turn, len(entry.instances))):
+                longest = max(longest, len(entry.instances[0].instance.ids))
+                full = len(batch) == room or longest * (len(batch) + 1) > self._limits.max_batch_tokens
+                if batch and full:
+                    break
+                batch.append(entry.instances.popleft())
+            if len(batch) == before:
+                self._ring.appendleft(entry)
+            elif entry.instances:
+                self._ring.append(entry)
+        self._ring.extendleft(reversed(others))
+        self.waiting -= len(batch)
+        return sorted(batch, key=lambda each: -len(each.instance.ids))
