@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from seqwright.inference.translator import Translator
 from seqwright.models.seq2seq import build_model, initialize_model
 from seqwright.serving.app import create_app
 from seqwright.serving.limits import Limits
-from seqwright.serving.searcher import ThreadSearcher
+from seqwright.serving.searcher import Searcher, ThreadSearcher
 from seqwright.serving.server import EndpointServer, bind
 from tests.conftest import SMALL, vocabulary
 
@@ -47,10 +47,13 @@ def running(
     limits: Limits | None = None,
     keep_alive: int = 5,
     allowed_hosts: Collection[str] | None = None,
+    searchers: Sequence[Searcher] = (),
 ) -> Iterator[str]:
     """The URL of an endpoint that serves until the block ends."""
     with bind("127.0.0.1", 0) as listening:
-        server = EndpointServer(create_app([ThreadSearcher(translator)], limits, allowed_hosts), keep_alive)
+        server = EndpointServer(
+            create_app(searchers or [ThreadSearcher(translator)], limits, allowed_hosts), keep_alive
+        )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:

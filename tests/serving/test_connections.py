@@ -1,5 +1,6 @@
 """Requests as they arrive on connections: in parts, together, without end, or no HTTP at all."""
 
+import dataclasses
 import json
 import socket
 import sys
@@ -11,10 +12,12 @@ from itertools import pairwise
 
 import httpx
 import pytest
+import torch
 
+from seqwright.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from seqwright.inference.translator import Translator
 from seqwright.serving import bodies, server
-from tests.serving.conftest import ENDLESS, running
+from tests.serving.conftest import ENDLESS, random_model, running
 from tests.serving.raw_http import (
     CLOSE,
     HEAD,
@@ -155,15 +158,21 @@ def test_a_client_that_reads_nothing_is_disconnected(translator: Translator, mon
         answers_on(connection)
 
 
-def test_a_client_that_reads_slowly_is_disconnected(translator: Translator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_reads_slowly_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bodies, "_SEND_SECONDS", 1.0)
-    configuration = {"attention_matrix": True, "max_output_length": 100, "beam_size": 1}
-    instance = {"data": "w5 w6 w7 w8 w5 w6 w7 w8 w5 w6 w7 w8", "configuration": configuration}
-    ask = post(json.dumps({"instances": [instance] * 1000}).encode())
-    with running(translator) as url, sending(url, ask) as connection:
+    trained = dataclasses.replace(random_model(), target_vocabulary=long_words(15))
+    instances = [{"data": f"w{4 + i % 20}", "configuration": {"max_output_length": 3}} for i in range(400)]
+    ask = post(json.dumps({"instances": instances}).encode())
+    with running(Translator(trained, torch.device("cpu"))) as url, sending(url, ask) as connection:
         answer = read_slowly(connection, seconds=5)
     length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-    assert 0 < len(answer) < length
+    assert length > 10_000_000
+    assert len(answer) < length
+
+
+def long_words(count: int) -> Vocabulary:
+    """A vocabulary of words that make large answers."""
+    return Vocabulary([*SPECIAL_TOKENS, *(f"{number}" * 20_000 for number in range(10, 10 + count))])
 
 
 def read_slowly(connection: socket.socket, seconds: float) -> bytes:

@@ -36,7 +36,7 @@ def test_the_document_names_the_formats_and_every_error(translator: Translator) 
         operation = document["paths"][path]["post"]
         formats = {"application/json", "application/jsonlines", "application/x-recordio-protobuf"}
         assert operation["requestBody"]["content"].keys() == operation["responses"]["200"]["content"].keys() == formats
-        errors = {"400", "406", "408", "413", "415", "431", "500", "503", "504", "default"}
+        errors = {"400", "406", "408", "413", "415", "421", "431", "500", "503", "504", "default"}
         assert operation["responses"].keys() == {"200", *errors}
     configuration = document["components"]["schemas"]["Configuration"]
     assert configuration["additionalProperties"] is False

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from seqwright.errors import SeqwrightError
 from seqwright.inference.translator import Translation
 from seqwright.serving.answer_size import check_answer_size
 from seqwright.serving.batcher import Batcher
@@ -107,7 +108,8 @@ class Endpoint:
         except TimeoutError:
             response = to_response(late(self._limits.deadline))
         except Exception as error:
-            _LOGGER.error("a request failed", exc_info=error)
+            is_explained = isinstance(error, SeqwrightError)
+            _LOGGER.error("a request failed: %s", error, exc_info=None if is_explained else error)
             response = to_response(RequestError(500, "internal", "the model failed; the endpoint's log says how"))
         self.metrics.answered(response.status_code)
         return response
