@@ -15,10 +15,10 @@ from seqwright.serving.batcher import Batcher
 from seqwright.serving.codecs import Instance
 from seqwright.serving.limits import Limits
 from seqwright.serving.metrics import Metrics
-from seqwright.serving.pending import PendingRequest
+from seqwright.serving.request_queue import PendingRequest
 from seqwright.serving.schemas import Configuration
-from seqwright.serving.searcher import ThreadSearcher
 from tests.serving.conftest import random_model
+from tests.serving.thread_searcher import ThreadSearcher
 
 T = TypeVar("T")
 

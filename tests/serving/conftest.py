@@ -16,11 +16,12 @@ from seqwright.artifacts import LengthRatio, TrainedModel
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.translator import Translator
 from seqwright.models.seq2seq import build_model, initialize_model
-from seqwright.serving.app import create_app
+from seqwright.serving.app import EndpointApp
 from seqwright.serving.limits import Limits
-from seqwright.serving.searcher import Searcher, ThreadSearcher
+from seqwright.serving.searcher import Searcher
 from seqwright.serving.server import EndpointServer, bind
 from tests.conftest import SMALL, vocabulary
+from tests.serving.thread_searcher import ThreadSearcher
 
 Serve = Callable[..., contextlib.AbstractContextManager[str]]
 
@@ -52,7 +53,7 @@ def running(
     """The URL of an endpoint that serves until the block ends."""
     with bind("127.0.0.1", 0) as listening:
         server = EndpointServer(
-            create_app(searchers or [ThreadSearcher(translator)], limits, allowed_hosts), keep_alive
+            EndpointApp(searchers or [ThreadSearcher(translator)], limits, allowed_hosts), keep_alive
         )
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -13,9 +13,9 @@ from seqwright.serving.negotiation import JSON
 
 PATIENCE = 30.0
 
-PING = b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n"
+PING = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"
 CLOSE = "Connection: close\r\n"
-HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 def body_of(*texts: str) -> bytes:
@@ -24,7 +24,7 @@ def body_of(*texts: str) -> bytes:
 
 def post(body: bytes, more: str = "", *, version: str = "1.1") -> bytes:
     """A POST of JSON as it is sent."""
-    head = f"POST /invocations HTTP/{version}\r\nHost: x\r\nContent-Type: {JSON}\r\n"
+    head = f"POST /invocations HTTP/{version}\r\nHost: localhost\r\nContent-Type: {JSON}\r\n"
     return f"{head}Content-Length: {len(body)}\r\n{more}\r\n".encode() + body
 
 

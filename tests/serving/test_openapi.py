@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 
 from seqwright.inference.translator import Translator
-from seqwright.serving.app import create_app
-from seqwright.serving.searcher import ThreadSearcher
+from seqwright.serving.app import EndpointApp
+from tests.serving.thread_searcher import ThreadSearcher
 
 
 def test_schemathesis_finds_nothing(url: str, tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_schemathesis_finds_nothing(url: str, tmp_path: Path) -> None:
 
 
 def test_the_document_names_the_formats_and_every_error(translator: Translator) -> None:
-    document = create_app([ThreadSearcher(translator)]).openapi()
+    document = EndpointApp([ThreadSearcher(translator)]).openapi()
     for path in ("/invocations", "/endpoints/{name}/invocations"):
         operation = document["paths"][path]["post"]
         formats = {"application/json", "application/jsonlines", "application/x-recordio-protobuf"}

@@ -4,8 +4,7 @@ import asyncio
 import time
 
 from seqwright.serving.limits import Limits
-from seqwright.serving.pending import PendingRequest
-from seqwright.serving.request_queue import QueuedInstance, RequestQueue
+from seqwright.serving.request_queue import PendingRequest, QueuedInstance, RequestQueue
 from tests.serving.bench import instance
 
 KEY = (5, False)

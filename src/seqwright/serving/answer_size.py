@@ -7,14 +7,9 @@ from seqwright.serving.errors import answer_too_large
 from seqwright.serving.limits import MAX_ANSWER_BYTES
 from seqwright.serving.searcher import ModelDescription
 
-_TARGET_BYTES = 64
-"""The size of a translation in JSON besides its tokens: keys and its score."""
-
-_WEIGHT_BYTES = 10
-"""The size of an attention weight in JSON: six decimals and a separator."""
-
-_ALIGNMENT_BYTES = 80
-"""The size of an entry of `tokens` in JSON besides its target token; most of it is keys."""
+_TARGET_BYTES = 64  # of a translation in JSON besides its tokens: keys and a score
+_WEIGHT_BYTES = 10  # of an attention weight: six decimals and a separator
+_ALIGNMENT_BYTES = 80  # of an entry of `tokens` besides its target token
 
 
 def check_answer_size(instances: Sequence[Instance], model: ModelDescription) -> None:
@@ -30,16 +25,11 @@ def check_answer_size(instances: Sequence[Instance], model: ModelDescription) ->
 
 
 def _answer_bytes(instance: Instance, model: ModelDescription) -> float:
-    """The size of the answer to an instance."""
-    if not instance.ids:
-        return _TARGET_BYTES
-    wanted, options = instance.configuration, instance.options
-    source_length = len(instance.ids)
-    length = model.max_output_length(source_length, options)
-    translations = 1 + (wanted.nbest or 0)
-    size = translations * (_TARGET_BYTES + length * model.target_token_bytes)
+    wanted = instance.configuration
+    length = model.max_output_length(len(instance.ids), instance.options) if instance.ids else 0
+    size = (1 + (wanted.nbest or 0)) * (_TARGET_BYTES + length * model.target_token_bytes)
     if is_on(wanted.attention_matrix):
-        size += length * source_length * _WEIGHT_BYTES
+        size += length * len(instance.ids) * _WEIGHT_BYTES
     if is_on(wanted.tokens):
         size += length * (_ALIGNMENT_BYTES + model.target_token_bytes)
     return size

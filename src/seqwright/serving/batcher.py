@@ -17,11 +17,10 @@ import numpy as np
 
 from seqwright.inference.translator import Translation
 from seqwright.serving.codecs import Instance
-from seqwright.serving.errors import no_searcher, queue_full, shutting_down
+from seqwright.serving.errors import no_search_process, queue_full, shutting_down
 from seqwright.serving.limits import Limits
 from seqwright.serving.metrics import Metrics
-from seqwright.serving.pending import PendingRequest
-from seqwright.serving.request_queue import QueuedInstance, RequestQueue, SearchKey
+from seqwright.serving.request_queue import PendingRequest, QueuedInstance, RequestQueue, SearchKey
 from seqwright.serving.searcher import SearchBatch, Searcher, SearcherLostError, SearchUpdate
 
 _LOGGER = logging.getLogger(__name__)
@@ -129,7 +128,7 @@ class Batcher:
         if self._closing:
             raise shutting_down()
         if not self.healthy:
-            raise no_searcher()
+            raise no_search_process()
         if len(self._unanswered) + sum(queue.ahead(size) for queue in queues) > self._room(size):
             raise queue_full()
 
@@ -149,7 +148,7 @@ class Batcher:
         """Answer what is accepted if nobody is left to search it."""
         if not self.healthy:
             for request in list(self._unanswered):
-                request.fail(no_searcher())
+                request.fail(no_search_process())
 
     def _send_updates(self, skipped: Searcher | None = None) -> None:
         """Tell all searchers but one which of their instances were cancelled, and whether others search."""
@@ -169,7 +168,7 @@ class Batcher:
         """Have a searcher search one batch of a queue after another, until cancelled."""
         expected = 1
         while True:
-            await searcher.wait_until_ready()
+            await searcher.ready.wait()
             key, batch = await queue.take(expected)
             expected = len({id(each.request) for each in batch})
             try:

@@ -1,36 +1,26 @@
 """Bodies of requests and answers, each with a bound on its size and on its time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from seqwright.serving.errors import RequestError, bad_request, body_too_large, shutting_down, unavailable
+from seqwright.serving.errors import RequestError, bad_request, body_too_large, queue_full, shutting_down
 from seqwright.serving.limits import MAX_BODY_BYTES, Limits
 
-_DISCARDED_BYTES = 4 * MAX_BODY_BYTES
-_DISCARD_SECONDS = 5.0
-"""How much of an unread body is read and thrown away after the answer, and for how long."""
-
-_GRACE_SECONDS = 1.0
-"""How long a body may still take to arrive when the endpoint shuts down."""
-
-_SEND_SECONDS = 120.0
-"""How long a client may take to receive an answer."""
-
-_CHUNK = 1 << 18
-"""Bytes of an answer that are sent at a time."""
+_DISCARDED_BYTES = 4 * MAX_BODY_BYTES  # of an unread body that are read and thrown away after the answer
+_DISCARD_SECONDS = 5.0  # how long that may take
+_GRACE_SECONDS = 1.0  # how long a body may still take to arrive when the endpoint shuts down
+_SEND_SECONDS = 120.0  # how long a client may take to receive an answer
+_CHUNK = 1 << 18  # bytes of an answer that are sent at a time
 
 
 class BodyReader:
-    """Reads bodies of requests, with a bound on each and on all that are held at once.
-
-    Args:
-        limits: `deadline` and `max_buffered_bytes`.
-    """
+    """Reads bodies of requests, with a bound on each and on all that are held at once."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -64,8 +54,8 @@ class BodyReader:
                     more = message.get("more_body", False)
                     self._append(body, message.get("body", b""))
         except TimeoutError as error:
-            late = f"the body did not arrive within {self._limits.deadline:g} seconds"
-            refusal = shutting_down() if self._is_stopping else RequestError(408, "request_timeout", late)
+            message = f"the body did not arrive within {self._limits.deadline:g} seconds"
+            refusal = shutting_down() if self._is_stopping else RequestError(408, "request_timeout", message)
             refusal.headers["Connection"] = "close"
             raise refusal from error
         finally:
@@ -86,27 +76,23 @@ class BodyReader:
         if len(body) > MAX_BODY_BYTES:
             raise body_too_large()
         if self._held > self._limits.max_buffered_bytes:
-            raise unavailable("queue_full", "too many large requests at once: try again later")
+            raise queue_full("too many large requests at once")
 
 
-async def send_answer(response: Response, send: Send) -> None:
+async def send_answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     """Send an answer, a large one in parts, so that each waits until the client has received those before it."""
-    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     body = bytes(response.body)
-    if len(body) > _CHUNK:
-        for start in range(0, len(body), _CHUNK):
-            await send({"type": "http.response.body", "body": body[start : start + _CHUNK], "more_body": True})
-        body = b""
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+    if isinstance(response, UnreadResponse) or len(body) <= _CHUNK:
+        await response(scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    for start in range(0, len(body), _CHUNK):
+        await send({"type": "http.response.body", "body": body[start : start + _CHUNK], "more_body": True})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def with_deadline(send: Send, on_timeout: Callable[[], None]) -> Send:
-    """A `send` that gives a client `_SEND_SECONDS` to receive an answer, from the first message of it.
-
-    Args:
-        send: sends a message of an answer.
-        on_timeout: called when the time is over; it must make `send` return.
-    """
+    """A `send` that gives a client `_SEND_SECONDS` to receive an answer, and then calls `on_timeout`."""
     deadline: float | None = None
 
     async def send_in_time(message: Message) -> None:
@@ -133,18 +119,11 @@ class UnreadResponse(Response):
         """Send the response, and wait a moment for the client to notice."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
-        await _discard_body(receive)
+        left, more = _DISCARDED_BYTES, True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCARD_SECONDS):
+                while more and left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    more = message.get("more_body", False)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _discard_body(receive: Callable[[], Awaitable[Message]]) -> None:
-    left = _DISCARDED_BYTES
-    try:
-        async with asyncio.timeout(_DISCARD_SECONDS):
-            while left > 0:
-                message = await receive()
-                left -= len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    break
-    except TimeoutError:
-        pass

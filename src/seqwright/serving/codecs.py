@@ -18,13 +18,7 @@ from seqwright.inference.translator import Translation
 from seqwright.serving.errors import RequestError, answer_too_large, bad_request
 from seqwright.serving.limits import MAX_ANSWER_BYTES
 from seqwright.serving.negotiation import JSON, JSON_LINES, RECORDIO
-from seqwright.serving.schemas import (
-    MAX_INSTANCES,
-    MAX_WITH_ATTENTION,
-    Configuration,
-    JsonLine,
-    JsonRequest,
-)
+from seqwright.serving.schemas import MAX_INSTANCES, MAX_WITH_ATTENTION, Configuration, JsonLine, JsonRequest
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -94,12 +88,7 @@ def decode(body: bytes, content_type: str, vocabulary: Vocabulary, max_length: i
 
 @dataclass(frozen=True)
 class _Source:
-    """Makes an instance of what a client sent as one sequence.
-
-    Attributes:
-        vocabulary: the model's source tokens.
-        max_length: tokens that are kept of a sequence.
-    """
+    """Makes an instance of what a client sent as one sequence; the attributes are those of `decode`."""
 
     vocabulary: Vocabulary
     max_length: int
@@ -120,9 +109,8 @@ class _Source:
         size = len(self.vocabulary)
         if min(ids) < 0 or max(ids) >= size:
             wrong = next(index for index in ids if not 0 <= index < size)
-            raise bad_request(
-                "id_out_of_range", f"{wrong} is not an id of the source vocabulary, 0 to {size - 1}", number
-            )
+            message = f"{wrong} is not an id of the source vocabulary, 0 to {size - 1}"
+            raise bad_request("id_out_of_range", message, number)
         kept = ids[: self.max_length]
         return Instance(kept, self.vocabulary.words(kept), configuration, len(ids) > len(kept))
 
@@ -216,13 +204,7 @@ def _too_many(limit: int, kind: str = "") -> RequestError:
 
 
 def _validate(model: type[ModelT], text: str, number: int | None) -> ModelT:
-    """Parse JSON into a pydantic model.
-
-    Args:
-        model: the model.
-        text: the document.
-        number: the number of the instance that it is; None if it holds all instances.
-    """
+    """Parse JSON into a pydantic model; `number` is that of the instance, None for a document with all instances."""
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
@@ -314,18 +296,20 @@ def _extras(instance: Instance, translation: Translation) -> dict[str, Any]:
         if is_on(wanted.attention_matrix):
             extras["matrix"] = weights.tolist()
         if is_on(wanted.tokens):
-            extras["tokens"] = [
-                {"token": token, "source": instance.words[position], "position": position, "weight": weight}
-                for token, position, weight in zip(
-                    translation.tokens, weights.argmax(1).tolist(), weights.max(1).tolist(), strict=True
-                )
-            ]
+            rows = zip(translation.tokens, weights, strict=True)
+            extras["tokens"] = [_alignment(token, row.tolist(), instance.words) for token, row in rows]
     if is_on(wanted.scores):
         extras["score"] = translation.score
     if wanted.nbest is not None:
         every = (translation, *translation.alternatives)
         extras["nbest"] = [{"target": each.text, "score": each.score} for each in every]
     return extras
+
+
+def _alignment(token: str, weights: list[float], words: Sequence[str]) -> dict[str, Any]:
+    """A target token and the source token with the greatest weight."""
+    position = max(range(len(weights)), key=weights.__getitem__)
+    return {"token": token, "source": words[position], "position": position, "weight": weights[position]}
 
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any, cast
 
-from seqwright.serving.errors import RequestError, as_json
+from seqwright.serving.errors import RequestError
 from seqwright.serving.limits import MAX_BODY_BYTES
 
 MAX_HEAD_BYTES = 1 << 16
@@ -30,9 +30,7 @@ class BoundedConnection(asyncio.Protocol):
     The application finds it in the state of a request, as `connection`, and tells it when it begins and ends to answer.
 
     Args:
-        protocol: makes uvicorn's protocol of its named arguments.
-        app_state: what the application finds in the state of every request, without this connection.
-        arguments: other arguments of `protocol`.
+        protocol: makes uvicorn's protocol of its named arguments, `app_state` and the others.
     """
 
     def __init__(
@@ -62,13 +60,11 @@ class BoundedConnection(asyncio.Protocol):
 
     def request_began(self) -> None:
         """Note that the head of a request has arrived."""
-        self._is_answering = True
-        self._received = 0
+        self._is_answering, self._received = True, 0
 
     def request_ended(self) -> None:
         """Note that a request is answered."""
-        self._is_answering = False
-        self._received = 0
+        self._is_answering, self._received = False, 0
 
     def abort(self) -> None:
         """Close the connection without sending what waits to be sent."""
@@ -80,7 +76,7 @@ class BoundedConnection(asyncio.Protocol):
         if self._is_answering and self._received > _MAX_REQUEST_BYTES:
             self.abort()
         elif not self._is_answering and self._received > MAX_HEAD_BYTES:
-            body = as_json(head_too_large())
+            body = head_too_large().as_json()
             head = f"HTTP/1.1 431 \r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
             self._transport.write(f"{head}connection: close\r\n\r\n".encode() + body)
             self._transport.close()

@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -18,11 +17,11 @@ from seqwright.serving.answer_size import check_answer_size
 from seqwright.serving.batcher import Batcher
 from seqwright.serving.bodies import BodyReader, UnreadResponse, send_answer
 from seqwright.serving.codecs import Instance, decode, encode
-from seqwright.serving.errors import RequestError, as_json, late, queue_full
+from seqwright.serving.errors import RequestError, failed, queue_full
 from seqwright.serving.limits import Limits
 from seqwright.serving.metrics import Metrics
-from seqwright.serving.negotiation import check_encoding, negotiated
-from seqwright.serving.pending import PendingRequest
+from seqwright.serving.negotiation import check_encoding, request_format, response_format
+from seqwright.serving.request_queue import PendingRequest
 from seqwright.serving.searcher import Searcher
 
 _LOGGER = logging.getLogger(__name__)
@@ -33,31 +32,18 @@ _LARGE_BODY = 1 << 16
 _LARGE_ANSWER = 64
 """From so many bytes or instances on, a body is decoded or encoded in a thread beside the event loop."""
 
-_CLIENT_GONE = 499
-"""The status that is counted if the client has gone."""
-
-_MAX_NAMED = 100
-"""Instances that a header names: a proxy's limit on headers would lose the answer otherwise."""
+_CLIENT_GONE = 499  # the status that is counted if the client has gone
+_MAX_NAMED = 100  # instances that a header names: an answer with larger headers would not pass a proxy
 
 
 class Endpoint:
-    """Translates requests with one model.
-
-    Args:
-        searchers: the model, once or more.
-        limits: how much to take on.
-
-    Attributes:
-        metrics: what is counted.
-        batcher: searches for translations.
-        is_stopping: whether it is to end, though it still answers.
-    """
+    """Translates requests with one model; `searchers` and `limits` are those of `EndpointApp`."""
 
     def __init__(self, searchers: Sequence[Searcher], limits: Limits) -> None:
         self.metrics = Metrics()
         self.batcher = Batcher(searchers, limits, self.metrics)
         self.metrics.watch_queue(self.batcher.waiting)
-        self.is_stopping = False
+        self._is_stopping = False
         self._limits = limits
         self._bodies = BodyReader(limits)
         self._model = searchers[0].model
@@ -65,31 +51,36 @@ class Endpoint:
     @property
     def status(self) -> str:
         """`ready`, or why it is not."""
-        if self.is_stopping:
+        if self._is_stopping:
             return "stopping"
         return "ready" if self.batcher.accepting else "no search process"
 
     def stop(self) -> None:
         """Report from now on that the endpoint is to end, and still answer what arrives soon."""
-        self.is_stopping = True
+        self._is_stopping = True
         self._bodies.stop()
 
-    async def answer(
+    async def invocations(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Translate a request, as an ASGI application."""
+        response = await self._answer(Headers(scope=scope), receive, error_response)
+        await send_answer(response, scope, receive, send)
+
+    async def platform_invocations(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Translate a request of a client of the platform's runtime API, as an ASGI application."""
+        response = await self._answer(Headers(scope=scope), receive, platform_error_response)
+        await send_answer(response, scope, receive, send)
+
+    async def _answer(
         self, headers: Headers, receive: Receive, to_response: Callable[[RequestError], Response]
     ) -> Response:
-        """Translate a request, or say why not; raises nothing.
-
-        Args:
-            headers: the request's headers.
-            receive: receives its body.
-            to_response: makes the answer of an error.
-        """
+        """The answer to a request; `to_response` makes those of errors."""
         started = time.monotonic()
         try:
             if self.batcher.full and _is_small(headers):
                 raise queue_full()  # without reading the body: refusals must cost little
             check_encoding(headers.get("content-encoding"))
-            sent, accepted = negotiated(headers.get("content-type"), ",".join(headers.getlist("accept")))
+            sent = request_format(headers.get("content-type"))
+            accepted = response_format(",".join(headers.getlist("accept")), sent)
             body = await self._bodies.read(headers, receive)
             instances = await _in_thread_if(len(body) >= _LARGE_BODY, lambda: self._decode(body, sent))
             async with asyncio.timeout(self._limits.deadline - (time.monotonic() - started)):
@@ -106,11 +97,12 @@ class Endpoint:
         except RequestError as error:
             response = to_response(error)
         except TimeoutError:
-            response = to_response(late(self._limits.deadline))
+            message = f"not done within {self._limits.deadline:g} seconds: send fewer instances at a time"
+            response = to_response(RequestError(504, "deadline_exceeded", message))
         except Exception as error:
             is_explained = isinstance(error, SeqwrightError)
             _LOGGER.error("a request failed: %s", error, exc_info=None if is_explained else error)
-            response = to_response(RequestError(500, "internal", "the model failed; the endpoint's log says how"))
+            response = to_response(failed("the model"))
         self.metrics.answered(response.status_code)
         return response
 
@@ -130,31 +122,10 @@ class Endpoint:
         )
 
 
-class InvocationsRoute:
-    """A route that translates, as an ASGI application.
-
-    Args:
-        endpoint: the endpoint.
-        to_response: makes the answer of an error.
-    """
-
-    def __init__(self, endpoint: Endpoint, to_response: Callable[[RequestError], Response]) -> None:
-        self._endpoint = endpoint
-        self._to_response = to_response
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        response = await self._endpoint.answer(Headers(scope=scope), receive, self._to_response)
-        if isinstance(response, UnreadResponse):
-            await response(scope, receive, send)
-        else:
-            await send_answer(response, send)
-
-
 def error_response(error: RequestError, **more: str) -> Response:
     """The answer of an error, with `more` in its body."""
     kind = UnreadResponse if error.headers.get("Connection") == "close" else Response
-    return kind(as_json(error, **more), error.status, error.headers, "application/json")
+    return kind(error.as_json(**more), error.status, error.headers, "application/json")
 
 
 def platform_error_response(error: RequestError) -> Response:
@@ -172,7 +143,7 @@ def _is_small(headers: Headers) -> bool:
 
 
 async def _in_thread_if(is_large: bool, work: Callable[[], T]) -> T:
-    return await run_in_threadpool(work) if is_large else work()
+    return await asyncio.to_thread(work) if is_large else work()
 
 
 async def _wait(request: PendingRequest, receive: Receive) -> list[Translation]:
@@ -196,9 +167,5 @@ def _notes(instances: Sequence[Instance]) -> dict[str, str]:
     cut = [str(number) for number, instance in enumerate(instances) if instance.truncated]
     unknown = [f"{number}={instance.unknown}" for number, instance in enumerate(instances) if instance.unknown]
     notes = {"X-Seqwright-Truncated": cut, "X-Seqwright-Unknown": unknown}
-    return {name: _shortened(entries) for name, entries in notes.items() if entries}
-
-
-def _shortened(entries: Sequence[str]) -> str:
-    more: Iterable[str] = ["..."] if len(entries) > _MAX_NAMED else []
-    return ",".join([*entries[:_MAX_NAMED], *more])
+    more = {name: ["..."] if len(entries) > _MAX_NAMED else [] for name, entries in notes.items()}
+    return {name: ",".join(entries[:_MAX_NAMED] + more[name]) for name, entries in notes.items() if entries}

@@ -9,6 +9,8 @@ from seqwright.serving.limits import MAX_ANSWER_BYTES, MAX_BODY_BYTES
 _MAX_MESSAGE = 1000
 """Characters after which a message is cut off: it may quote what was sent."""
 
+_CLOSE = {"Connection": "close"}
+
 
 class RequestError(ClientError):
     """A request that is answered with an error.
@@ -26,35 +28,31 @@ class RequestError(ClientError):
         status: int,
         code: str,
         message: str,
-        *,
         instance: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        if len(message) > _MAX_MESSAGE:
-            message = f"{message[:_MAX_MESSAGE]}..."
-        super().__init__(message)
         self.status = status
         self.code = code
-        self.message = message
+        self.message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}..."
         self.instance = instance
         self.headers = dict(headers or {})
+        super().__init__(self.message)
 
-
-def as_json(error: RequestError, **more: str) -> bytes:
-    """The body that every error has, with `more` added."""
-    detail = {"code": error.code, "message": error.message, "instance": error.instance}
-    return json.dumps({"error": detail, **more}).encode()
+    def as_json(self, **more: str) -> bytes:
+        """The body of the answer, with `more` added."""
+        detail = {"code": self.code, "message": self.message, "instance": self.instance}
+        return json.dumps({"error": detail, **more}).encode()
 
 
 def bad_request(code: str, message: str, instance: int | None = None) -> RequestError:
     """400: the request is not valid."""
-    return RequestError(400, code, message, instance=instance)
+    return RequestError(400, code, message, instance)
 
 
 def body_too_large() -> RequestError:
     """413: the body is larger than `MAX_BODY_BYTES`."""
     message = f"the body is larger than {MAX_BODY_BYTES >> 20} MB: send fewer instances at a time"
-    return RequestError(413, "body_too_large", message, headers={"Connection": "close"})
+    return RequestError(413, "body_too_large", message, headers=_CLOSE)
 
 
 def answer_too_large() -> RequestError:
@@ -69,35 +67,28 @@ def answer_too_large() -> RequestError:
 def wrong_host(host: str) -> RequestError:
     """421: the Host header names another server."""
     message = f"this endpoint is not {host!r}: ask it by its own name, or serve with --allowed-hosts {host}"
-    return RequestError(421, "wrong_host", message, headers={"Connection": "close"})
+    return RequestError(421, "wrong_host", message, headers=_CLOSE)
 
 
-def failed() -> RequestError:
+def failed(what: str) -> RequestError:
     """500: a fault of ours."""
-    return RequestError(500, "internal", "the endpoint failed; its log says how")
+    return RequestError(500, "internal", f"{what} failed; the endpoint's log says how")
 
 
-def queue_full() -> RequestError:
+def queue_full(what: str = "the endpoint is at its limit") -> RequestError:
     """503: the endpoint has accepted as much as it will."""
-    return unavailable("queue_full", "the endpoint is at its limit: try again after the seconds in Retry-After")
+    return _unavailable("queue_full", f"{what}: try again after the seconds in Retry-After")
 
 
 def shutting_down() -> RequestError:
     """503: the endpoint ends."""
-    return unavailable("shutting_down", "the endpoint is shutting down: try another or try again")
+    return _unavailable("shutting_down", "the endpoint is shutting down: try another or try again")
 
 
-def no_searcher() -> RequestError:
+def no_search_process() -> RequestError:
     """503: no search process runs, and the last attempt to start one failed."""
-    return unavailable("no_search_process", "the search processes ended and none could be started: try again later")
+    return _unavailable("no_search_process", "the search processes ended and none could be started: try again later")
 
 
-def unavailable(code: str, message: str) -> RequestError:
-    """503: the request may be answered later, after the seconds in Retry-After."""
+def _unavailable(code: str, message: str) -> RequestError:
     return RequestError(503, code, message, headers={"Retry-After": "1"})
-
-
-def late(deadline: float) -> RequestError:
-    """504: the request was not answered in `deadline` seconds."""
-    message = f"not done within {deadline:g} seconds: send fewer instances at a time"
-    return RequestError(504, "deadline_exceeded", message)

@@ -15,34 +15,27 @@ class Metrics:
     """The metrics of one endpoint, separate from those of any other in the process."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self._requests = Counter(
-            "seqwright_requests", "Requests for translations, by HTTP status.", ["status"], registry=self._registry
+        self._registry = registry = CollectorRegistry()
+        requests = Counter(
+            "seqwright_requests", "Requests for translations, by HTTP status.", ["status"], registry=registry
         )
-        self._answered = cache(lambda status: self._requests.labels(str(status)))
-        self._seconds = Histogram(
-            "seqwright_request_seconds",
-            "Time from a request's arrival to its answer, successes only.",
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self._instances = Counter("seqwright_instances", "Instances translated.", registry=self._registry)
-        tokens = Counter(
-            "seqwright_tokens", "Tokens of translated instances, by side.", ["side"], registry=self._registry
-        )
+        tokens = Counter("seqwright_tokens", "Tokens of translated instances, by side.", ["side"], registry=registry)
+        self._answered = cache(lambda status: requests.labels(str(status)))
         self._source_tokens, self._target_tokens = tokens.labels("source"), tokens.labels("target")
         self._unknown_tokens = Counter(
-            "seqwright_unknown_tokens",
-            "Source tokens of translated instances that the model does not know.",
-            registry=self._registry,
+            "seqwright_unknown_tokens", "Source tokens that the model does not know.", registry=registry
+        )
+        self._instances = Counter("seqwright_instances", "Instances translated.", registry=registry)
+        self._seconds = Histogram(
+            "seqwright_request_seconds", "Time of requests that succeed.", buckets=_SECONDS, registry=registry
         )
         self._batch_sizes = Histogram(
-            "seqwright_batch_size", "Instances searched together.", buckets=_INSTANCES, registry=self._registry
+            "seqwright_batch_size", "Instances searched together.", buckets=_INSTANCES, registry=registry
         )
         self._search_seconds = Histogram(
-            "seqwright_search_seconds", "Time of a batch's search.", buckets=_SECONDS, registry=self._registry
+            "seqwright_search_seconds", "Time of a batch's search.", buckets=_SECONDS, registry=registry
         )
-        self._queue = Gauge("seqwright_queue_instances", "Instances that wait for a search.", registry=self._registry)
+        self._queue = Gauge("seqwright_queue_instances", "Instances that wait for a search.", registry=registry)
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:
         """Call `waiting` for the length of the queue whenever the metrics are read."""

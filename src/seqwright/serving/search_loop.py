@@ -19,17 +19,14 @@ from seqwright.devices import choose_device, choose_precision
 from seqwright.inference.translator import Translation, Translator
 from seqwright.serving.searcher import SearchBatch, SearchUpdate
 
-_SMALL_SEARCH = 2
-"""A search of so many sentences gains by all cores, while nobody else searches."""
-
 _HOLD_SECONDS = 0.003
 """From the step that found a translation, how long it waits for others of its batch, to be sent with them: each message
 takes time from the searches, and so do clients that ask again one by one. After a longer step it does not wait."""
 
-_NICENESS = 5
-"""By how much search yields to HTTP, whose work is short and delays everyone."""
-
-_HEARTBEAT_SECONDS = 1.0
+_SMALL_SEARCH = 2  # sentences of a search that gains by all cores, while nobody else searches
+_NICENESS = 5  # by how much search yields to HTTP, whose work is short and delays everyone
+_HEARTBEAT_SECONDS = 1.0  # from one sign of life to the next
+_END = object()
 
 
 @dataclass(frozen=True)
@@ -53,15 +50,13 @@ class SearchResult:
 def run_searches(connection: Connection, device: str, precision: str, processes: int) -> None:
     """Receive a pickled `TrainedModel`, send the name of its device, and search until the connection is closed.
 
-    Each second a None is sent as a sign of life.
+    Each second None is sent as a sign of life.
 
     Args:
         connection: to the endpoint.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `fp32` or `bf16`.
-        processes: how many processes share the processor. A small search has all threads while no other runs, any
-            other search an equal part of them: processes that use every core do not take turns, each spins while it
-            waits for its own preempted threads.
+        processes: how many processes share the processor.
 
     Raises:
         ClientError: the device or precision is not available.
@@ -124,6 +119,9 @@ class _Search:
 class SearchScheduler:
     """Divides the time of a process between searches: equal shares, whatever a step of each takes.
 
+    A small search has all threads while no other runs, any other search an equal part of them: processes that use every
+    core do not take turns, each spins while it waits for its own preempted threads.
+
     Args:
         translator: the translator.
         processes: how many processes share the processor.
@@ -180,6 +178,3 @@ class SearchScheduler:
         result = SearchResult(search.number, search.found.copy(), is_last, failure)
         search.found.clear()
         return result
-
-
-_END = object()

@@ -13,7 +13,6 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from seqwright.errors import AlgorithmError, SeqwrightError
 from seqwright.interrupts import in_background
@@ -23,24 +22,10 @@ from seqwright.serving.searcher import ModelDescription, OnFound, SearchBatch, S
 
 _LOGGER = logging.getLogger(__name__)
 
-_START_SECONDS = 300.0
-"""How long a process may take to start, on a machine that is busy."""
-
-_MAX_SILENT_CHECKS = 10
-"""Checks without a sign of life after which a process is replaced. It gives one a second, and is checked as often."""
-
-_CHECK_SECONDS = 1.0
-
-_MAX_RESTART_SECONDS = 30.0
-"""The longest pause between two attempts to start a process; the first is a second, each other twice the last."""
-
-
-@dataclass(frozen=True)
-class _RunningSearch:
-    """A batch that the process searches, and where its translations go."""
-
-    ended: asyncio.Future[None]
-    on_found: OnFound
+_START_SECONDS = 300.0  # that a process may take to start, on a machine that is busy
+_CHECK_SECONDS = 1.0  # from one check for a sign of life to the next; a process gives one as often
+_MAX_SILENT_CHECKS = 10  # checks without a sign of life after which a process is replaced
+_MAX_RESTART_SECONDS = 30.0  # between two attempts to start a process; the first pause is a second, the next two
 
 
 class SearchProcess:
@@ -77,8 +62,8 @@ class SearchProcess:
         self.device = ""
         self._pickled = pickled
         self._arguments = (device, precision, processes)
-        self._ready = asyncio.Event()
-        self._searches: dict[int, _RunningSearch] = {}
+        self.ready = asyncio.Event()
+        self._searches: dict[int, tuple[asyncio.Future[None], OnFound]] = {}  # by the numbers of the batches
         self._last_update: SearchUpdate | None = None
         self._heard = False  # a sign of life since the last check
         self._closed = False
@@ -88,40 +73,31 @@ class SearchProcess:
     async def watch(self, on_unhealthy: Callable[[], None]) -> None:
         """As `Searcher.watch`."""
         while True:
-            self._ready.set()
+            self.ready.set()
             reason = await self._listen()
-            self._ready.clear()
+            self.ready.clear()
             _LOGGER.error("%s: starting another", reason)
-            for search in self._searches.values():
-                if not search.ended.done():
-                    search.ended.set_exception(SearcherLostError(reason))
+            for ended, _ in self._searches.values():
+                if not ended.done():
+                    ended.set_exception(SearcherLostError(reason))
             await self._restart(on_unhealthy)
 
-    async def wait_until_ready(self) -> None:
-        """As `Searcher.wait_until_ready`."""
-        await self._ready.wait()
-
     async def search(self, number: int, batch: SearchBatch, update: SearchUpdate, on_found: OnFound) -> None:
-        """As `Searcher.search`.
-
-        Raises:
-            AlgorithmError: the search failed.
-            SearcherLostError: the process ended.
-        """
-        if not self._ready.is_set():
+        """As `Searcher.search`; raises `AlgorithmError` if the search failed."""
+        if not self.ready.is_set():
             raise SearcherLostError("the search process ended")
-        search = _RunningSearch(asyncio.get_running_loop().create_future(), on_found)
-        self._searches[number] = search
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._searches[number] = ended, on_found
         self._last_update = update
         self._send((number, batch, update))
         try:
-            await search.ended
+            await ended
         finally:
             del self._searches[number]
 
     def tell(self, update: SearchUpdate) -> None:
         """As `Searcher.tell`."""
-        if self._ready.is_set() and update != self._last_update:
+        if self.ready.is_set() and update != self._last_update:
             self._last_update = update
             self._send(update)
 
@@ -190,15 +166,17 @@ class SearchProcess:
     def _receive(self, result: SearchResult | None) -> None:
         """Take in a message of the process."""
         self._heard = True
-        if result is None or not (search := self._searches.get(result.number)):
+        if result is None or result.number not in self._searches:
             return
-        if result.is_last and not search.ended.done():
-            if result.failure is None:
-                search.ended.set_result(None)
-            else:
-                search.ended.set_exception(AlgorithmError(f"the search failed:\n{result.failure}"))
+        ended, on_found = self._searches[result.number]
+        if ended.done():
+            return
+        if result.failure is not None:
+            ended.set_exception(AlgorithmError(f"the search failed:\n{result.failure}"))
+        elif result.is_last:
+            ended.set_result(None)
         for position, translation in result.found:
-            search.on_found(position, translation)
+            on_found(position, translation)
 
     def _send(self, message: object) -> None:
         """Send a message to the process without waiting; one that has ended gets nothing."""

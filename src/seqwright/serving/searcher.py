@@ -1,4 +1,4 @@
-"""What the endpoint needs to search, and a searcher that works in threads beside the event loop."""
+"""What the endpoint and its searchers tell each other."""
 
 import asyncio
 import dataclasses
@@ -42,9 +42,8 @@ class ModelDescription:
     @classmethod
     def of(cls, trained: TrainedModel) -> Self:
         """Describe a model."""
-        vocabulary = trained.target_vocabulary
-        words = vocabulary.words(range(len(vocabulary)))
-        size = len(json.dumps(" ".join(words), ensure_ascii=False).encode()) / len(words)
+        tokens = trained.target_vocabulary.tokens
+        size = len(json.dumps(" ".join(tokens), ensure_ascii=False).encode()) / len(tokens)
         return cls(trained.settings, trained.source_vocabulary, trained.length_ratio, size)
 
     def max_output_length(self, source_length: int, options: SearchOptions) -> int:
@@ -71,13 +70,10 @@ class SearchBatch:
     def steps(
         self, translator: Translator, on_found: OnFound, cancelled: Callable[[], Sequence[int]]
     ) -> Iterator[None]:
-        """Search with `translator`, one step for each `next`.
-
-        Attention matrices of all but the best translations are dropped: no answer has them, and they are large.
-        """
+        """Search with `translator`, one step for each `next`."""
 
         def put(position: int, translation: Translation) -> None:
-            if translation.attention is not None:
+            if translation.attention is not None:  # no answer has the large matrices of the alternatives
                 others = [dataclasses.replace(each, attention=None) for each in translation.alternatives]
                 translation = dataclasses.replace(translation, alternatives=others)
             on_found(position, translation)
@@ -99,77 +95,23 @@ class SearchUpdate:
 
 
 class Searcher(Protocol):
-    """Searches batches beside the event loop, a few at a time."""
+    """Searches batches beside the event loop, a few at a time, always with the same model."""
 
-    @property
-    def model(self) -> ModelDescription:
-        """The model that it searches with, always the same."""
-
-    @property
-    def healthy(self) -> bool:
-        """Whether it searches, or will soon do so again."""
+    model: ModelDescription
+    ready: asyncio.Event  # set while it can search
+    healthy: bool  # whether it can search, or will soon be able to again
 
     async def watch(self, on_unhealthy: Callable[[], None]) -> None:
-        """Keep it able to search, until cancelled.
-
-        Args:
-            on_unhealthy: called whenever it has failed to make itself able to search again.
-        """
-
-    async def wait_until_ready(self) -> None:
-        """Wait until it can search."""
+        """Keep it able to search, until cancelled; `on_unhealthy` is called whenever that has failed."""
 
     async def search(self, number: int, batch: SearchBatch, update: SearchUpdate, on_found: OnFound) -> None:
-        """Translate a batch.
+        """Translate a batch, which updates name by its number.
 
-        Args:
-            number: the number by which updates name the batch.
-            batch: what to translate.
-            update: the state of all batches at the start.
-            on_found: called on the event loop as soon as the translation of a source is found.
+        `on_found` is called on the event loop as soon as the translation of a source is found.
 
         Raises:
             SearcherLostError: it ended meanwhile.
         """
 
     def tell(self, update: SearchUpdate) -> None:
-        """Send the running searches an update, which they take into account after their next steps."""
-
-
-class ThreadSearcher:
-    """A translator in threads of the same process: for models served beside other work, and for tests.
-
-    Args:
-        translator: the translator.
-    """
-
-    healthy = True
-
-    def __init__(self, translator: Translator) -> None:
-        self._translator = translator
-        self._update = SearchUpdate()
-        self.model = ModelDescription.of(translator.trained)
-
-    async def watch(self, on_unhealthy: Callable[[], None]) -> None:
-        """As `Searcher.watch`: threads need no care."""
-
-    async def wait_until_ready(self) -> None:
-        """As `Searcher.wait_until_ready`."""
-
-    async def search(self, number: int, batch: SearchBatch, update: SearchUpdate, on_found: OnFound) -> None:
-        """As `Searcher.search`, in a thread of its own; raises what the search raises."""
-        self._update = update
-        loop = asyncio.get_running_loop()
-
-        def put(position: int, translation: Translation) -> None:
-            loop.call_soon_threadsafe(on_found, position, translation)
-
-        def run() -> None:
-            for _ in batch.steps(self._translator, put, lambda: self._update.cancelled.get(number, ())):
-                pass
-
-        await asyncio.to_thread(run)
-
-    def tell(self, update: SearchUpdate) -> None:
-        """As `Searcher.tell`."""
-        self._update = update
+        """Send an update, which the running searches take into account after their next steps."""

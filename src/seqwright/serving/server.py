@@ -22,30 +22,19 @@ from seqwright.devices import choose_device
 from seqwright.errors import ClientError
 from seqwright.files import describe_os_errors
 from seqwright.interrupts import exit_on_sigterm
-from seqwright.serving.app import EndpointApp, create_app
+from seqwright.serving.app import EndpointApp
 from seqwright.serving.connections import BoundedConnection
 from seqwright.serving.hosts import allowed_hosts as names_of
 from seqwright.serving.limits import Limits
 from seqwright.serving.search_process import SearchProcess
 from seqwright.serving.searcher import ModelDescription
 
-_MAX_WORKERS = 4
-"""Processes that are started by default: each holds the model and 200 MB of PyTorch."""
-
-_CONNECTIONS = 2048
-"""New connections that wait until they are accepted; the kernel may allow fewer."""
-
-_OPEN_FILES = 1 << 16
-"""Connections and other open files, if the system allows so many."""
-
-_UNREAD_SECONDS = 60.0
-"""How long a client may receive nothing of an answer; only Linux has such a bound."""
-
-_DRAIN_SECONDS = 25.0
-"""How long requests that were accepted may still take after SIGTERM."""
-
-_ABORT_SECONDS = 1.0
-"""How long the answers to those that take longer may take to reach their clients."""
+_MAX_WORKERS = 4  # processes by default: each holds the model and 200 MB of PyTorch
+_CONNECTIONS = 2048  # new connections that wait until they are accepted; the kernel may allow fewer
+_OPEN_FILES = 1 << 16  # connections and other open files, if the system allows so many
+_UNREAD_SECONDS = 60.0  # how long a client may receive nothing of an answer; only Linux has such a bound
+_DRAIN_SECONDS = 25.0  # how long requests that were accepted may still take after SIGTERM
+_ABORT_SECONDS = 1.0  # how long the refusals of those that take longer may take to reach their clients
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -115,8 +104,8 @@ def serve(
 ) -> None:
     """Serve a model until SIGTERM, SIGINT or SIGHUP, then finish the requests accepted, within 25 seconds.
 
-    The port is taken first, but nothing listens on it before the model is loaded and has translated once: the first
-    answer of /ping is that it is ready. Call it from the main thread.
+    Nothing listens on the port before the model is loaded and has translated once, so the first answer of /ping is that
+    it is ready. Call it from the main thread.
 
     Args:
         model: a model folder or `model.tar.gz`.
@@ -124,11 +113,9 @@ def serve(
         port: the port; 0 takes a free one.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `fp32` or `bf16`.
-        workers: batches searched at a time, each in a process with the model; if not given, 1 on a GPU, and on a CPU
-            one for each core, at most 4.
+        workers: search processes; if not given, 1 on a GPU, and on a CPU one for each core, at most 4.
         limits: how much to take on at once.
-        allowed_hosts: names in the `Host` header that are answered, separated by commas; `*` for all. If not given, on
-            a loopback address only its own names, on others all.
+        allowed_hosts: as `hosts.allowed_hosts` takes it.
 
     Raises:
         ClientError: the model is missing or damaged, the device is not available, or the address cannot be listened on.
@@ -147,13 +134,11 @@ def serve(
         ]
         with describe_os_errors(f"cannot listen on {_place(host, port)}"):
             bound.listen(_CONNECTIONS)
-        _LOGGER.info(
-            "serving %s on http://%s (%s, %d %s)",
-            *(model, _place(host, bound.getsockname()[1]), searchers[0].device, count),
-            "process" if count == 1 else "processes",
-        )
-        names = names_of(host, bound.getsockname()[0], allowed_hosts)
-        server = EndpointServer(create_app(searchers, limits, names))
+        address, port = bound.getsockname()[:2]
+        url, kind = f"http://{_place(host, port)}", "process" if count == 1 else "processes"
+        _LOGGER.info("serving %s on %s (%s, %d %s)", model, url, searchers[0].device, count, kind)
+        names = names_of(host, address, allowed_hosts)
+        server = EndpointServer(EndpointApp(searchers, limits, names))
         gc.freeze()  # what is there now stays: to search it for garbage would stop everything for a tenth of a second
 
         def stop(*_: object) -> None:
@@ -172,8 +157,8 @@ def _allow_many_connections() -> None:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
+        wanted = min(_OPEN_FILES, hard) if hard >= 0 else _OPEN_FILES  # negative: unlimited
+        if 0 <= soft < wanted:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
