@@ -280,14 +280,14 @@ def test_a_search_that_breaks_fails_its_requests_and_no_others(bench: Make) -> N
     with pytest.raises(IndexError):
         result(broken)
     assert len(result(made.submit([instance([5])]))) == 1
-    assert made.batcher.accepting
+    assert made.batcher.healthy
 
 
 def test_closing_finishes_what_was_accepted_and_refuses_the_rest(bench: Make) -> None:
     made = bench(max_batch=4, backlog=2)
     requests_made = [made.hold(), *(made.submit([instance([5])]) for _ in range(5))]
     closing = made.begin_to_close()
-    while made.batcher.accepting:
+    while not made.batcher.closing:
         pass
     with pytest.raises(RequestError) as caught:
         made.submit([instance([5])])

@@ -70,11 +70,11 @@ class EndpointApp:
         if connection is None:
             await self._route(scope)(scope, receive, send)
             return
-        connection.request_began()
+        connection.note_answering(True)
         try:
             await self._route(scope)(scope, receive, with_deadline(send, connection.abort))
         finally:
-            connection.request_ended()
+            connection.note_answering(False)
 
     def _route(self, scope: Scope) -> ASGIApp:
         """What answers a request."""

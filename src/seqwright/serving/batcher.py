@@ -39,12 +39,10 @@ class Batcher:
         self._metrics = metrics
         self._beam_size = searchers[0].model.settings.beam_size
         self._usual_length = searchers[0].model.settings.max_seq_len_target
-        self._queue, self._long_queue = self._queues = [
-            RequestQueue(limits, self._beam_size, len(searchers)) for _ in range(2)
-        ]
+        self._queues = [RequestQueue(limits, self._beam_size, len(searchers)) for _ in range(2)]
         self._capacity = limits.backlog * limits.max_batch * len(searchers)
         self._unanswered: set[PendingRequest] = set()
-        self._closing = False
+        self.closing = False
         self._running: dict[Searcher, dict[int, Sequence[QueuedInstance]]] = {each: {} for each in searchers}
         self._batch_numbers = itertools.count()
         self._tasks: list[asyncio.Task[None]] = []
@@ -56,11 +54,6 @@ class Batcher:
         self._watchers = [loop.create_task(each.watch(self._searcher_is_unhealthy)) for each in self._running]
         pairs = itertools.product(self._running, self._queues)
         self._tasks = [loop.create_task(self._search_batches(searcher, queue)) for searcher, queue in pairs]
-
-    @property
-    def accepting(self) -> bool:
-        """Whether requests are accepted and searched."""
-        return not self._closing and self.healthy
 
     @property
     def healthy(self) -> bool:
@@ -87,7 +80,7 @@ class Batcher:
         Raises:
             RequestError: 503 if the queue is full, the endpoint is shutting down, or no searcher is left.
         """
-        places = [(self._queue_of(each), self._key_of(each)) for each in instances]
+        places = [self._place_of(each) for each in instances]
         self._check_room(len(instances), {queue for queue, _ in places})
         request = PendingRequest(len(instances), self._end)
         self._unanswered.add(request)
@@ -104,28 +97,25 @@ class Batcher:
 
     def give_up(self) -> None:
         """Refuse new requests, and answer those accepted with the same error."""
-        self._closing = True
+        self.closing = True
         for request in list(self._unanswered):
             request.fail(shutting_down())
 
     async def close(self) -> None:
         """Refuse new requests, finish those accepted, and stop."""
-        self._closing = True
+        self.closing = True
         if self._unanswered:
             await asyncio.wait([request.translations for request in self._unanswered])
         for task in (*self._tasks, *self._watchers):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._watchers, return_exceptions=True)
 
-    def _key_of(self, instance: Instance) -> SearchKey:
-        return instance.options.resolved(self._beam_size).batch_key
-
-    def _queue_of(self, instance: Instance) -> RequestQueue:
+    def _place_of(self, instance: Instance) -> tuple[RequestQueue, SearchKey]:
         is_long = (instance.configuration.max_output_length or 0) > self._usual_length
-        return self._long_queue if is_long else self._queue
+        return self._queues[is_long], instance.options.resolved(self._beam_size).batch_key
 
     def _check_room(self, size: int, queues: Iterable[RequestQueue]) -> None:
-        if self._closing:
+        if self.closing:
             raise shutting_down()
         if not self.healthy:
             raise no_search_process()

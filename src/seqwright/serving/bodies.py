@@ -51,8 +51,13 @@ class BodyReader:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise ClientDisconnect
-                    more = message.get("more_body", False)
-                    self._append(body, message.get("body", b""))
+                    more, chunk = message.get("more_body", False), message.get("body", b"")
+                    body += chunk
+                    self._held += len(chunk)
+                    if len(body) > MAX_BODY_BYTES:
+                        raise body_too_large()
+                    if self._held > self._limits.max_buffered_bytes:
+                        raise queue_full("too many large requests at once")
         except TimeoutError as error:
             message = f"the body did not arrive within {self._limits.deadline:g} seconds"
             refusal = shutting_down() if self._is_stopping else RequestError(408, "request_timeout", message)
@@ -69,14 +74,6 @@ class BodyReader:
         soon = asyncio.get_running_loop().time() + _GRACE_SECONDS
         for timeout in self._timeouts:
             timeout.reschedule(soon)
-
-    def _append(self, body: bytearray, chunk: bytes) -> None:
-        body += chunk
-        self._held += len(chunk)
-        if len(body) > MAX_BODY_BYTES:
-            raise body_too_large()
-        if self._held > self._limits.max_buffered_bytes:
-            raise queue_full("too many large requests at once")
 
 
 async def send_answer(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

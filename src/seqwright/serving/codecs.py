@@ -25,19 +25,12 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Instance:
-    """One sequence to translate and what is wanted for it.
+    """One sequence to translate and what is wanted for it."""
 
-    Attributes:
-        ids: source ids, at most the model's maximum. The translation of no ids is empty.
-        words: the source tokens as the client wrote them; for a record, the tokens of its ids.
-        configuration: what is wanted.
-        truncated: whether the sequence was cut to the model's maximum.
-    """
-
-    ids: list[int]
-    words: list[str]
+    ids: list[int]  # of the source, at most the model's maximum; the translation of no ids is empty
+    words: list[str]  # the source as the client wrote it; for a record, the tokens of its ids
     configuration: Configuration
-    truncated: bool
+    truncated: bool  # whether the source was cut to the model's maximum
 
     @cached_property
     def unknown(self) -> int:
@@ -61,20 +54,14 @@ def is_on(switch: bool | str) -> bool:
     return switch in (True, "true")
 
 
-# Reading
-
-
 def decode(body: bytes, content_type: str, vocabulary: Vocabulary, max_length: int) -> list[Instance]:
-    """Read the instances of a request.
+    """Decode a request, of at least one and at most `MAX_INSTANCES` instances.
 
     Args:
         body: the request's bytes.
         content_type: one of `FORMATS`.
         vocabulary: the model's source tokens.
         max_length: tokens kept of a sequence, the model's `max_seq_len_source`.
-
-    Returns:
-        At least one instance, and at most `MAX_INSTANCES`.
 
     Raises:
         RequestError: 400 if the body is damaged, not valid, or holds too many instances. It names the first instance at
@@ -165,7 +152,8 @@ def _decode_records(body: bytes, source: _Source) -> list[Instance]:
             record = Record.FromString(body[start:end])
         except DecodeError as error:
             raise bad_request("malformed_recordio", f"not a Record message: {error}", number) from error
-        instances.append(source.of_ids(_ids_of(record, number), _configuration_of(record, number), number))
+        configuration = _validate(Configuration, record.configuration, number) if record.configuration else _PLAIN
+        instances.append(source.of_ids(_ids_of(record, number), configuration, number))
     return instances
 
 
@@ -178,10 +166,6 @@ def _ids_of(record: Record, number: int) -> list[int]:
     if kind not in ("int32_tensor", None):
         raise bad_request("invalid_record", f"'source' is a {kind}: token ids are an int32_tensor", number)
     return list(value.int32_tensor.values)
-
-
-def _configuration_of(record: Record, number: int) -> Configuration:
-    return _validate(Configuration, record.configuration, number) if record.configuration else _PLAIN
 
 
 def _text(body: bytes) -> str:
@@ -241,9 +225,6 @@ _DECODERS: dict[str, Callable[[bytes, _Source], list[Instance]]] = {
     JSON_LINES: _decode_lines,
     RECORDIO: _decode_records,
 }
-
-
-# Writing
 
 
 def encode(instances: Sequence[Instance], translations: Sequence[Translation], accept: str) -> bytes:

@@ -58,13 +58,9 @@ class BoundedConnection(asyncio.Protocol):
             # The application begins to answer a request that is complete in `data` before this is called.
             asyncio.get_running_loop().call_soon(self._check_size)
 
-    def request_began(self) -> None:
-        """Note that the head of a request has arrived."""
-        self._is_answering, self._received = True, 0
-
-    def request_ended(self) -> None:
-        """Note that a request is answered."""
-        self._is_answering, self._received = False, 0
+    def note_answering(self, is_answering: bool) -> None:
+        """Note that the application begins or ends to answer a request."""
+        self._is_answering, self._received = is_answering, 0
 
     def abort(self) -> None:
         """Close the connection without sending what waits to be sent."""

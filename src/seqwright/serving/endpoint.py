@@ -53,7 +53,7 @@ class Endpoint:
         """`ready`, or why it is not."""
         if self._is_stopping:
             return "stopping"
-        return "ready" if self.batcher.accepting else "no search process"
+        return "ready" if self.batcher.healthy else "no search process"
 
     def stop(self) -> None:
         """Report from now on that the endpoint is to end, and still answer what arrives soon."""

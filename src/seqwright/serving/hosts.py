@@ -10,8 +10,6 @@ from collections.abc import Collection
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
-ANY = "*"
-
 
 def allowed_hosts(host: str, address: str, given: str | None) -> Collection[str] | None:
     """The names in a `Host` header that are answered; None for all.
@@ -19,15 +17,15 @@ def allowed_hosts(host: str, address: str, given: str | None) -> Collection[str]
     Args:
         host: the host that the operator gave to listen on.
         address: its address.
-        given: names that the operator allows, separated by commas; `*` for all. If not given, the names of the loopback
-            interface are allowed on a loopback address, and all names on others.
+        given: names that the operator allows, separated by commas; `*` for all. If not given, on a loopback address the
+            names of the loopback interface are allowed, on others all.
     """
     if given is not None:
-        names = [name.strip().lower() for name in given.split(",") if name.strip()]
-        return None if ANY in names else set(names)
+        names = {name.strip().lower() for name in given.split(",") if name.strip()}
+        return None if "*" in names else names
     if not ipaddress.ip_address(address).is_loopback:
         return None
-    return {*_LOOPBACK_NAMES, address, f"[{address}]" if ":" in address else address, host.lower()}
+    return {*_LOOPBACK_NAMES, f"[{address}]" if ":" in address else address, host.lower()}
 
 
 def is_allowed(host: str, allowed: Collection[str] | None) -> bool:

@@ -1,7 +1,7 @@
 """Metrics of the endpoint for Prometheus."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -16,25 +16,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        requests = Counter(
-            "seqwright_requests", "Requests for translations, by HTTP status.", ["status"], registry=registry
-        )
-        tokens = Counter("seqwright_tokens", "Tokens of translated instances, by side.", ["side"], registry=registry)
+        counter, histogram = partial(Counter, registry=registry), partial(Histogram, registry=registry)
+        requests = counter("seqwright_requests", "Requests for translations, by HTTP status.", ["status"])
+        tokens = counter("seqwright_tokens", "Tokens of translated instances, by side.", ["side"])
         self._answered = cache(lambda status: requests.labels(str(status)))
         self._source_tokens, self._target_tokens = tokens.labels("source"), tokens.labels("target")
-        self._unknown_tokens = Counter(
-            "seqwright_unknown_tokens", "Source tokens that the model does not know.", registry=registry
-        )
-        self._instances = Counter("seqwright_instances", "Instances translated.", registry=registry)
-        self._seconds = Histogram(
-            "seqwright_request_seconds", "Time of requests that succeed.", buckets=_SECONDS, registry=registry
-        )
-        self._batch_sizes = Histogram(
-            "seqwright_batch_size", "Instances searched together.", buckets=_INSTANCES, registry=registry
-        )
-        self._search_seconds = Histogram(
-            "seqwright_search_seconds", "Time of a batch's search.", buckets=_SECONDS, registry=registry
-        )
+        self._unknown_tokens = counter("seqwright_unknown_tokens", "Source tokens that the model does not know.")
+        self._instances = counter("seqwright_instances", "Instances translated.")
+        self._seconds = histogram("seqwright_request_seconds", "Time of requests that succeed.", buckets=_SECONDS)
+        self._batch_sizes = histogram("seqwright_batch_size", "Instances searched together.", buckets=_INSTANCES)
+        self._search_seconds = histogram("seqwright_search_seconds", "Time of a batch's search.", buckets=_SECONDS)
         self._queue = Gauge("seqwright_queue_instances", "Instances that wait for a search.", registry=registry)
 
     def watch_queue(self, waiting: Callable[[], int]) -> None:

@@ -16,11 +16,7 @@ _OFFERS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 
 def check_encoding(content_encoding: str | None) -> None:
-    """Check that a Content-Encoding header names no compression; other words in it are ignored.
-
-    Raises:
-        RequestError: 415 if it does.
-    """
+    """Check that a Content-Encoding header names no compression; raises `RequestError`, 415, if it does."""
     if content_encoding and (found := _COMPRESSIONS & {part.strip().lower() for part in content_encoding.split(",")}):
         raise RequestError(
             415, "unsupported_content_encoding", f"cannot read {', '.join(sorted(found))}: send the body as it is"
@@ -29,11 +25,7 @@ def check_encoding(content_encoding: str | None) -> None:
 
 @lru_cache(maxsize=64)
 def request_format(content_type: str | None) -> str:
-    """The format that a Content-Type header names.
-
-    Raises:
-        RequestError: 415 if it is missing, not one of `FORMATS`, or in another charset than UTF-8.
-    """
+    """The format that a Content-Type header names; raises `RequestError`, 415, for any but `FORMATS` in UTF-8."""
     name, parameters = _parse(content_type or "")
     if name not in FORMATS:
         given = f"{content_type!r}" if content_type else "a request without Content-Type"
@@ -46,11 +38,7 @@ def request_format(content_type: str | None) -> str:
 
 @lru_cache(maxsize=64)
 def response_format(accept: str | None, request: str) -> str:
-    """The format that an Accept header prefers; the format of the request if the header is empty or allows it as well.
-
-    Raises:
-        RequestError: 406 if the header allows none of `FORMATS`.
-    """
+    """The format that an Accept header prefers, that of the request first; raises `RequestError`, 406, for none."""
     ranges = [_parse(part) for part in accept.split(",") if part.strip()] if accept else []
     if not ranges:
         return request

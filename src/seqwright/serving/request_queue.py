@@ -16,8 +16,7 @@ from seqwright.inference.translator import Translation
 from seqwright.serving.codecs import Instance
 from seqwright.serving.limits import Limits
 
-_SMALL_BATCH = 8
-"""A batch of so many instances is not divided between searchers."""
+_SMALL_BATCH = 8  # instances that are not divided between searchers
 
 SearchKey = tuple[int | None, bool]
 """What all instances of a batch have in common; see `SearchOptions.batch_key`."""
@@ -70,19 +69,12 @@ class PendingRequest:
 
 @dataclass(frozen=True)
 class QueuedInstance:
-    """An instance that waits or is searched.
-
-    Attributes:
-        request: the request that it is part of.
-        index: its index in the request.
-        instance: what to translate.
-        retried: whether a search of it was lost before.
-    """
+    """An instance of a request that waits or is searched."""
 
     request: PendingRequest
-    index: int
+    index: int  # of the instance in the request
     instance: Instance
-    retried: bool = False
+    retried: bool = False  # whether a search of it was lost before
 
 
 @dataclass

@@ -38,12 +38,8 @@ class Configuration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     attention_matrix: Switch = Field(False, description="Answer with `matrix`.")
-    beam_size: BeamSize | None = Field(
-        None, description="Hypotheses that the search keeps; the model's beam_size by default."
-    )
-    nbest: BeamSize | None = Field(
-        None, description="Answer with `nbest`, so many of the best; a narrower beam is widened to it."
-    )
+    beam_size: BeamSize | None = Field(None, description="Hypotheses that are kept; the model's beam_size by default.")
+    nbest: BeamSize | None = Field(None, description="Answer with `nbest`, so many; a narrower beam is widened to it.")
     max_output_length: OutputLength | None = Field(
         None, description="Tokens after which a translation is cut off; by default a limit that grows with the source."
     )
@@ -91,14 +87,10 @@ class Prediction(BaseModel):
     """The translation of one instance; all but `target` only where asked for."""
 
     target: str = Field(description="Tokens separated by spaces.")
-    matrix: list[list[float]] = Field(
-        default=[], description="Attention weights: one row a target token, one column a source token."
-    )
-    score: float = Field(
-        default=0.0, description="Negative log probability over the number of target tokens: lower is better."
-    )
-    nbest: list[Alternative] = Field(default=[], description="The best translations, best first.")
-    tokens: list[Alignment] = Field(default=[], description="One entry a target token.")
+    matrix: list[list[float]] = Field([], description="Attention: one row a target token, one column a source token.")
+    score: float = Field(0.0, description="Negative log probability over the number of tokens: lower is better.")
+    nbest: list[Alternative] = Field([], description="The best translations, best first.")
+    tokens: list[Alignment] = Field([], description="One entry a target token.")
 
 
 class JsonAnswer(BaseModel):
@@ -112,7 +104,7 @@ class ErrorDetail(BaseModel):
 
     code: str = Field(description="The kind of error, a fixed word.")
     message: str = Field(description="What was wrong and what to do.")
-    instance: int | None = Field(description="The instance at fault, counted from 0; null where there is none.")
+    instance: int | None = Field(description="The instance at fault, counted from 0; null if there is none.")
 
 
 class ErrorBody(BaseModel):

@@ -33,18 +33,14 @@ _END = object()
 class SearchResult:
     """What the process sends of a batch.
 
-    Attributes:
-        number: the batch's number.
-        found: positions and translations of the searches that have ended.
-        is_last: whether this is the end of the batch. It is said with its last translations, so that a client that asks
-            again as soon as it is answered finds this process free.
-        failure: the traceback, if the search failed.
+    The end of a batch is said with its last translations, so that a client that asks again as soon as it is answered
+    finds this process free.
     """
 
-    number: int
-    found: list[tuple[int, Translation]]
+    number: int  # of the batch
+    found: list[tuple[int, Translation]]  # with their positions in the batch
     is_last: bool = False
-    failure: str | None = None
+    failure: str | None = None  # the traceback, if the search failed
 
 
 def run_searches(connection: Connection, device: str, precision: str, processes: int) -> None:
@@ -97,23 +93,14 @@ def run_searches(connection: Connection, device: str, precision: str, processes:
 
 @dataclass
 class _Search:
-    """A search that runs.
+    """A search that runs."""
 
-    Attributes:
-        number: the batch's number.
-        size: its sources.
-        found: what was found and is not sent yet.
-        due: when that is sent, by `time.perf_counter`, unless the search ends before.
-        steps: takes a step for each `next`.
-        used: seconds that its steps took, plus those of the search that had used the least when this one began.
-    """
-
-    number: int
-    size: int
-    found: list[tuple[int, Translation]]
+    number: int  # of the batch
+    size: int  # sources
+    found: list[tuple[int, Translation]]  # not sent yet
     steps: Iterator[None]
-    used: float
-    due: float = 0.0
+    used: float  # seconds of its steps, plus those of the search that had used the least when this one began
+    due: float = 0.0  # when `found` is sent, by `time.perf_counter`, unless the search ends before
 
 
 class SearchScheduler:

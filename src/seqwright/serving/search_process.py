@@ -50,12 +50,7 @@ class SearchProcess:
     """
 
     def __init__(
-        self,
-        model: ModelDescription,
-        pickled: bytes,
-        device: str = "auto",
-        precision: str = "auto",
-        processes: int = 1,
+        self, model: ModelDescription, pickled: bytes, device: str = "auto", precision: str = "auto", processes: int = 1
     ) -> None:
         self.model = model
         self.healthy = True

@@ -25,19 +25,12 @@ class SearcherLostError(AlgorithmError):
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What the endpoint must know of a model besides its translations.
-
-    Attributes:
-        settings: its hyperparameters.
-        source_vocabulary: its source tokens and ids.
-        length_ratio: how long its outputs are.
-        target_token_bytes: the mean size of a target token in JSON, with the space that follows.
-    """
+    """What the endpoint must know of a model besides its translations."""
 
     settings: Hyperparameters
     source_vocabulary: Vocabulary
     length_ratio: LengthRatio
-    target_token_bytes: float
+    target_token_bytes: float  # the mean size of a target token in JSON, with the space that follows
 
     @classmethod
     def of(cls, trained: TrainedModel) -> Self:
@@ -57,15 +50,10 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class SearchBatch:
-    """Sources that are searched together; see `Translator.translate_batch`.
+    """Sources that are searched together; see `Translator.translate_batch`."""
 
-    Attributes:
-        sources: source ids, longest first.
-        options: the search options of each source.
-    """
-
-    sources: Sequence[Sequence[int]]
-    options: Sequence[SearchOptions]
+    sources: Sequence[Sequence[int]]  # source ids, longest first
+    options: Sequence[SearchOptions]  # of each source
 
     def steps(
         self, translator: Translator, on_found: OnFound, cancelled: Callable[[], Sequence[int]]
@@ -83,15 +71,10 @@ class SearchBatch:
 
 @dataclass(frozen=True)
 class SearchUpdate:
-    """What a searcher must know while it searches.
+    """What a searcher must know while it searches."""
 
-    Attributes:
-        cancelled: positions that are no longer wanted, by the number of their batch.
-        alone: whether no other searcher shares the processor.
-    """
-
-    cancelled: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    alone: bool = True
+    cancelled: Mapping[int, Sequence[int]] = field(default_factory=dict)  # positions by the number of their batch
+    alone: bool = True  # whether no other searcher shares the processor
 
 
 class Searcher(Protocol):
