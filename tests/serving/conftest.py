@@ -75,7 +75,7 @@ def command(*arguments: object) -> Iterator[tuple[str, "subprocess.Popen[str]"]]
         assert process.stderr is not None
         assert process.stdout is not None
         line = process.stderr.readline()
-        while line and not (found := re.search(r"http://127\.0\.0\.1:\d+", line)):
+        while line and not (found := re.search(r"http://[a-z0-9.]+:\d+", line)):
             line = process.stderr.readline()
         assert line, "it ended without serving"
         assert found is not None

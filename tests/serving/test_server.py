@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from seqwright.artifacts import save_model
 from seqwright.errors import ClientError
 from seqwright.inference.translator import Translator
+from seqwright.serving.hosts import allowed_hosts
 from seqwright.serving.limits import Limits
 from seqwright.serving.server import serve
 from tests.serving.conftest import ENDLESS, command
@@ -150,6 +152,32 @@ def test_a_closed_terminal_ends_it_like_sigterm(model: Path) -> None:
                 time.sleep(0.1)
             assert answers_on(connection).startswith(b"HTTP/1.1 200 ")
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ([], {"localhost": True, "127.0.0.1:8080": True, "evil.example": False}),
+        (["--allowed-hosts", "my.example, other"], {"my.example": True, "localhost": False}),
+        (["--allowed-hosts", "*"], {"evil.example": True}),
+        (["--host", "0.0.0.0"], {"evil.example": True, "localhost": True}),  # noqa: S104
+    ],
+)
+def test_on_a_loopback_address_only_its_own_names_are_answered(
+    model: Path, options: list[str], allowed: dict[str, bool]
+) -> None:
+    with command("serve", "--model", model, "--port", 0, "--precision", "fp32", "--workers", 1, *options) as (url, _):
+        local = f"http://127.0.0.1:{urlsplit(url).port}"
+        for host, is_allowed in allowed.items():
+            status = httpx.get(f"{local}/ping", headers={"Host": host}).status_code
+            assert status == (200 if is_allowed else 421), host
+
+
+def test_the_names_of_a_loopback_address_include_the_host_that_was_given() -> None:
+    local = {"localhost", "127.0.0.1", "[::1]"}
+    assert allowed_hosts("Box.local", "127.0.1.1", None) == {*local, "127.0.1.1", "box.local"}
+    assert allowed_hosts("ip6-localhost", "::1", None) == {*local, "ip6-localhost"}
+    assert allowed_hosts("box", "192.0.2.1", None) is None
 
 
 def test_an_address_of_ipv6_has_brackets(model: Path) -> None:

@@ -84,9 +84,9 @@ class EndpointApp:
         if not is_allowed(host, self._allowed_hosts):
             return error_response(wrong_host(host))
         method, path = scope["method"], scope["path"]
-        methods, answer = ("POST",), self._endpoint.invocations
+        methods, answer = ["POST"], self._endpoint.invocations
         if path in self._pages:
-            methods, answer = ("GET", "HEAD"), self._pages[path]()
+            methods, answer = ["GET", "HEAD"], self._pages[path]()
         elif re.fullmatch(r"/endpoints/[^/]+/invocations", path):
             answer = self._endpoint.platform_invocations
         elif path != "/invocations":

@@ -59,8 +59,8 @@ class BodyReader:
                     if self._held > self._limits.max_buffered_bytes:
                         raise queue_full("too many large requests at once")
         except TimeoutError as error:
-            message = f"the body did not arrive within {self._limits.deadline:g} seconds"
-            refusal = shutting_down() if self._is_stopping else RequestError(408, "request_timeout", message)
+            late = f"the body did not arrive within {self._limits.deadline:g} seconds"
+            refusal = shutting_down() if self._is_stopping else RequestError(408, "request_timeout", late)
             refusal.headers["Connection"] = "close"
             raise refusal from error
         finally:
