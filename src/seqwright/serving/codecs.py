@@ -111,7 +111,7 @@ def _decode_json(body: bytes, source: _Source) -> list[Instance]:
         request = _validate(JsonRequest, text, None)
     except RequestError as error:
         if _is_json_lines(text):
-            advice = f'send {{"source": …}} on each line as Content-Type {JSON_LINES}, or a single {{"instances": […]}}'
+            advice = f'send {{"source": "..."}} on each line as Content-Type {JSON_LINES}, or a single {{"instances": [...]}}'
             raise bad_request(error.code, f"the body is one object a line: {advice}") from error
         raise
     return [source.of_text(instance.data, instance.configuration) for instance in request.instances]
