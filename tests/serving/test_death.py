@@ -135,3 +135,24 @@ def test_the_endpoint_says_that_it_cannot_search_and_heals(translator: Translato
             multiprocessing.set_executable(sys.executable)
         wait_until(lambda: httpx.get(f"{url}/ping").status_code == 200)
         assert ask(url).json()["predictions"][0]["target"] == expected
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3, 1.5])
+def test_the_endpoint_ends_cleanly_while_it_starts_another_process(model: Path, pause: float) -> None:
+    with command("serve", "--model", model, *SERVE, "--workers", 1) as (_, process):
+        os.kill(search_processes(process.pid)[0], signal.SIGKILL)
+        time.sleep(pause)
+
+
+def test_requests_do_not_wait_for_a_process_that_was_lost_while_it_was_idle(model: Path) -> None:
+    with command("serve", "--model", model, *SERVE, "--workers", 2) as (url, process):
+        first, second = search_processes(process.pid)
+        for child in (first, second):
+            for _ in range(3):
+                assert ask(url).status_code == 200
+            os.kill(child, signal.SIGKILL)
+            wait_until(lambda child=child: child not in search_processes(process.pid))
+            for _ in range(3):
+                assert ask(url).status_code == 200
+            wait_until(lambda: len(search_processes(process.pid)) == 2)
+        assert httpx.get(f"{url}/ping").status_code == 200

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from seqwright.inference.translator import Translator
-from seqwright.serving.app import EndpointApp
-from tests.serving.thread_searcher import ThreadSearcher
+from seqwright.serving.openapi import DOCUMENT
 
 
 def test_schemathesis_finds_nothing(url: str, tmp_path: Path) -> None:
@@ -30,8 +28,8 @@ def test_schemathesis_finds_nothing(url: str, tmp_path: Path) -> None:
     assert "Tested: 5" in result.stdout
 
 
-def test_the_document_names_the_formats_and_every_error(translator: Translator) -> None:
-    document = EndpointApp([ThreadSearcher(translator)]).openapi()
+def test_the_document_names_the_formats_and_every_error() -> None:
+    document = DOCUMENT
     for path in ("/invocations", "/endpoints/{name}/invocations"):
         operation = document["paths"][path]["post"]
         formats = {"application/json", "application/jsonlines", "application/x-recordio-protobuf"}

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,7 +15,6 @@ from seqwright.serving.endpoint import Endpoint, error_response
 from seqwright.serving.errors import RequestError, wrong_host
 from seqwright.serving.hosts import is_allowed
 from seqwright.serving.limits import MAX_BODY_BYTES, Limits
-from seqwright.serving.metrics import CONTENT_TYPE
 from seqwright.serving.searcher import Searcher
 
 
@@ -33,37 +32,25 @@ class EndpointApp:
     def __init__(
         self, searchers: Sequence[Searcher], limits: Limits | None = None, allowed_hosts: Collection[str] | None = None
     ) -> None:
-        self._endpoint = Endpoint(searchers, limits or Limits())
+        self.endpoint = Endpoint(searchers, limits or Limits())
         self._allowed_hosts = allowed_hosts
         self._pages: dict[str, Callable[[], Response]] = {
             "/": lambda: RedirectResponse("docs", 307),
-            "/docs": lambda: HTMLResponse(page.render(self.openapi()), headers=page.HEADERS),
-            "/openapi.json": lambda: JSONResponse(self.openapi()),
+            "/docs": lambda: HTMLResponse(page.render(openapi.DOCUMENT), headers=page.HEADERS),
+            "/openapi.json": lambda: JSONResponse(openapi.DOCUMENT),
             "/ping": self._ping,
-            "/metrics": lambda: Response(self._endpoint.metrics.text(), media_type=CONTENT_TYPE),
+            "/metrics": lambda: Response(self.endpoint.metrics.text(), media_type=CONTENT_TYPE_LATEST),
             "/execution-parameters": lambda: JSONResponse(_EXECUTION_PARAMETERS),
         }
-
-    def stop(self) -> None:
-        """Report from now on that the endpoint is to end, and still answer what arrives soon."""
-        self._endpoint.stop()
-
-    def give_up(self) -> None:
-        """Answer every request that waits for translations, and all that come, with 503."""
-        self._endpoint.batcher.give_up()
-
-    def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document."""
-        return openapi.DOCUMENT
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or start and end with the server."""
         if scope["type"] == "lifespan":
             await receive()
-            self._endpoint.batcher.start()
+            self.endpoint.batcher.start()
             await send({"type": "lifespan.startup.complete"})
             await receive()
-            await self._endpoint.batcher.close()
+            await self.endpoint.batcher.close()
             await send({"type": "lifespan.shutdown.complete"})
             return
         connection: BoundedConnection | None = scope.get("state", {}).get("connection")
@@ -84,11 +71,11 @@ class EndpointApp:
         if not is_allowed(host, self._allowed_hosts):
             return error_response(wrong_host(host))
         method, path = scope["method"], scope["path"]
-        methods, answer = ["POST"], self._endpoint.invocations
+        methods, answer = ["POST"], self.endpoint.invocations
         if path in self._pages:
             methods, answer = ["GET", "HEAD"], self._pages[path]()
         elif re.fullmatch(r"/endpoints/[^/]+/invocations", path):
-            answer = self._endpoint.platform_invocations
+            answer = self.endpoint.platform_invocations
         elif path != "/invocations":
             return error_response(RequestError(404, "not_found", f"there is no {path!r}: /docs lists the routes"))
         if method in methods:
@@ -97,7 +84,7 @@ class EndpointApp:
         return error_response(RequestError(405, "method_not_allowed", message, headers=allowed))
 
     def _ping(self) -> Response:
-        status = self._endpoint.status
+        status = self.endpoint.status
         return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
 

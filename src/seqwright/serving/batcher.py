@@ -11,7 +11,7 @@ import asyncio
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,9 +30,12 @@ class Batcher:
     """Translates the instances of concurrent requests together.
 
     Args:
-        searchers: the model, once or more: so many batches are searched at a time, and as many of long outputs.
+        searchers: each searches a batch at a time, and one of long outputs besides.
         limits: how much to take on.
         metrics: where batches are counted.
+
+    Attributes:
+        closing: whether requests are no longer accepted.
     """
 
     def __init__(self, searchers: Sequence[Searcher], limits: Limits, metrics: Metrics) -> None:
@@ -81,7 +84,13 @@ class Batcher:
             RequestError: 503 if the queue is full, the endpoint is shutting down, or no searcher is left.
         """
         places = [self._place_of(each) for each in instances]
-        self._check_room(len(instances), {queue for queue, _ in places})
+        if self.closing:
+            raise shutting_down()
+        if not self.healthy:
+            raise no_search_process()
+        ahead = sum(queue.ahead(len(instances)) for queue in {queue for queue, _ in places})
+        if len(self._unanswered) + ahead > self._room(len(instances)):
+            raise queue_full()
         request = PendingRequest(len(instances), self._end)
         self._unanswered.add(request)
         grouped: dict[tuple[RequestQueue, SearchKey], list[QueuedInstance]] = {}
@@ -113,14 +122,6 @@ class Batcher:
     def _place_of(self, instance: Instance) -> tuple[RequestQueue, SearchKey]:
         is_long = (instance.configuration.max_output_length or 0) > self._usual_length
         return self._queues[is_long], instance.options.resolved(self._beam_size).batch_key
-
-    def _check_room(self, size: int, queues: Iterable[RequestQueue]) -> None:
-        if self.closing:
-            raise shutting_down()
-        if not self.healthy:
-            raise no_search_process()
-        if len(self._unanswered) + sum(queue.ahead(size) for queue in queues) > self._room(size):
-            raise queue_full()
 
     def _room(self, size: int) -> float:
         """Instances that may come before a request of `size` instances; see `Limits.backlog`."""
@@ -162,9 +163,12 @@ class Batcher:
             key, batch = await queue.take(expected)
             expected = len({id(each.request) for each in batch})
             try:
-                await self._search(batch, searcher)
+                if searcher.ready.is_set():
+                    await self._search(batch, searcher)
+                else:  # lost while it was idle
+                    self._put_back(queue, key, batch)
             except SearcherLostError as error:
-                self._search_again(queue, key, batch, error)
+                self._put_back(queue, key, batch, error)
             except Exception as error:
                 _LOGGER.exception("a search failed")
                 for each in batch:
@@ -187,16 +191,19 @@ class Batcher:
             del self._running[searcher][number]
         self._metrics.searched(instances=len(batch), seconds=loop.time() - started)
 
-    def _search_again(
-        self, queue: RequestQueue, key: SearchKey, batch: Sequence[QueuedInstance], error: SearcherLostError
+    def _put_back(
+        self, queue: RequestQueue, key: SearchKey, batch: Sequence[QueuedInstance], error: Exception | None = None
     ) -> None:
-        """Queue the instances of a lost batch once more, and fail those that were lost before."""
+        """Queue a batch again; with the error of a lost search, only what is lost for the first time."""
         again: dict[PendingRequest, list[QueuedInstance]] = {}
         for each in batch:
-            if each.retried:
+            if each.request.has(each.index):
+                continue
+            if error and each.retried:
                 each.request.fail(error)
-            elif not each.request.has(each.index):
-                again.setdefault(each.request, []).append(dataclasses.replace(each, retried=True))
+            else:
+                retried = each.retried or error is not None
+                again.setdefault(each.request, []).append(dataclasses.replace(each, retried=retried))
         for request, instances in again.items():
             if not request.cancelled:
                 queue.put(key, instances, at_front=True)

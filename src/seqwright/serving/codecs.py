@@ -111,9 +111,10 @@ def _decode_json(body: bytes, source: _Source) -> list[Instance]:
         request = _validate(JsonRequest, text, None)
     except RequestError as error:
         if _is_json_lines(text):
-            advice = f'send {{"source": "..."}} on each line as Content-Type {JSON_LINES}, or a single {{"instances": [...]}}'
-            raise bad_request(error.code, f"the body is one object a line: {advice}") from error
+            advice = f'send lines of {{"source": "..."}} as Content-Type {JSON_LINES}, or one {{"instances": [...]}}'
+            raise bad_request(error.code, f"the body has one object a line: {advice}") from error
         raise
+    _check_count(len(request.instances))
     return [source.of_text(instance.data, instance.configuration) for instance in request.instances]
 
 
@@ -178,7 +179,7 @@ def _text(body: bytes) -> str:
 
 def _check_count(count: int) -> None:
     if not count:
-        raise bad_request("no_instances", "the request holds no instances")
+        raise bad_request("no_instances", "the request has no instances")
     if count > MAX_INSTANCES:
         raise _too_many(MAX_INSTANCES)
 
@@ -201,10 +202,6 @@ def _explain(error: ValidationError, number: int | None) -> RequestError:
     if first["type"] == "json_invalid":
         return bad_request("malformed_json", first["msg"], number)
     place = [part for part in first["loc"] if part not in _BRANCHES]
-    if place == ["instances"] and first["type"] == "too_long":
-        return _too_many(MAX_INSTANCES)
-    if place == ["instances"] and first["type"] == "too_short":
-        return bad_request("no_instances", "the request holds no instances")
     if len(place) > 1 and place[0] == "instances" and isinstance(place[1], int):
         number, place = place[1], place[2:]
     where = ".".join(map(str, place)) or ("the instance" if number is not None else "the body")
@@ -216,8 +213,7 @@ def _explain(error: ValidationError, number: int | None) -> RequestError:
     return bad_request("invalid_request", message, number)
 
 
-_BRANCHES = ("bool", "literal['true','false']")
-"""What pydantic adds to the location of an error in a value of two types."""
+_BRANCHES = ("bool", "literal['true','false']")  # pydantic adds them to the location of an error
 _SWITCHES = ("attention_matrix", "scores", "tokens")
 
 _DECODERS: dict[str, Callable[[bytes, _Source], list[Instance]]] = {

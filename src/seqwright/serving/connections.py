@@ -12,11 +12,8 @@ from typing import Any, cast
 from seqwright.serving.errors import RequestError
 from seqwright.serving.limits import MAX_BODY_BYTES
 
-MAX_HEAD_BYTES = 1 << 16
-"""Bytes that the line and the headers of a request may have."""
-
-_MAX_REQUEST_BYTES = 4 * MAX_BODY_BYTES
-"""Bytes that may arrive while a request is answered: its body, and requests that are sent without waiting."""
+MAX_HEAD_BYTES = 1 << 16  # of the line and the headers of a request
+_MAX_REQUEST_BYTES = 4 * MAX_BODY_BYTES  # that may arrive during an answer: the body, and requests that do not wait
 
 _UPGRADE = re.compile(rb"^upgrade:[^\r\n]*\r\n", re.IGNORECASE | re.MULTILINE)
 """The header in which a client offers another protocol. Java's standard client offers HTTP/2 with every request, which

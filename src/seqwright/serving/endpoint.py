@@ -28,10 +28,8 @@ _LOGGER = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_LARGE_BODY = 1 << 16
-_LARGE_ANSWER = 64
-"""From so many bytes or instances on, a body is decoded or encoded in a thread beside the event loop."""
-
+_LARGE_BODY = 1 << 16  # bytes from which on a body is decoded in a thread beside the event loop
+_LARGE_ANSWER = 64  # instances from which on an answer is encoded in such a thread
 _CLIENT_GONE = 499  # the status that is counted if the client has gone
 _MAX_NAMED = 100  # instances that a header names: an answer with larger headers would not pass a proxy
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from seqwright.errors import ClientError
 from seqwright.serving.limits import MAX_ANSWER_BYTES, MAX_BODY_BYTES
 
-_MAX_MESSAGE = 1000
-"""Characters after which a message is cut off: it may quote what was sent."""
-
+_MAX_MESSAGE = 1000  # characters after which a message is cut off: it may quote what was sent
 _CLOSE = {"Connection": "close"}
+_RETRY = {"Retry-After": "1"}
 
 
 class RequestError(ClientError):
@@ -77,18 +76,15 @@ def failed(what: str) -> RequestError:
 
 def queue_full(what: str = "the endpoint is at its limit") -> RequestError:
     """503: the endpoint has accepted as much as it will."""
-    return _unavailable("queue_full", f"{what}: try again after the seconds in Retry-After")
+    return RequestError(503, "queue_full", f"{what}: try again after the seconds in Retry-After", headers=_RETRY)
 
 
 def shutting_down() -> RequestError:
     """503: the endpoint ends."""
-    return _unavailable("shutting_down", "the endpoint is shutting down: try another or try again")
+    return RequestError(503, "shutting_down", "the endpoint is shutting down: try another or try again", headers=_RETRY)
 
 
 def no_search_process() -> RequestError:
     """503: no search process runs, and the last attempt to start one failed."""
-    return _unavailable("no_search_process", "the search processes ended and none could be started: try again later")
-
-
-def _unavailable(code: str, message: str) -> RequestError:
-    return RequestError(503, code, message, headers={"Retry-After": "1"})
+    message = "the search processes ended and none could be started: try again later"
+    return RequestError(503, "no_search_process", message, headers=_RETRY)

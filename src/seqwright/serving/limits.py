@@ -4,11 +4,8 @@ from dataclasses import dataclass
 
 from seqwright.errors import ClientError
 
-MAX_BODY_BYTES = 6 << 20
-"""The platform's bound on a request's body."""
-
+MAX_BODY_BYTES = 6 << 20  # of a request, as the platform has it
 MAX_ANSWER_BYTES = 64 << 20
-"""The bound on an answer's body."""
 
 
 @dataclass(frozen=True)

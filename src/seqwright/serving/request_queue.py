@@ -18,8 +18,7 @@ from seqwright.serving.limits import Limits
 
 _SMALL_BATCH = 8  # instances that are not divided between searchers
 
-SearchKey = tuple[int | None, bool]
-"""What all instances of a batch have in common; see `SearchOptions.batch_key`."""
+SearchKey = tuple[int | None, bool]  # what all instances of a batch have in common: `SearchOptions.batch_key`
 
 
 class PendingRequest:

@@ -7,8 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 MAX_BEAM_SIZE = 64
 MAX_OUTPUT_LENGTH = 1000
 MAX_INSTANCES = 5000
-MAX_WITH_ATTENTION = 1000
-"""Instances of one request that may ask for attention, whose answers grow with the square of the length."""
+MAX_WITH_ATTENTION = 1000  # instances of a request: attention matrices grow with the square of the length
 
 Switch = StrictBool | Literal["true", "false"]
 SourceText = Annotated[
@@ -64,7 +63,7 @@ class JsonLine(BaseModel):
 class JsonRequest(BaseModel):
     """The body of application/json."""
 
-    instances: Annotated[list[JsonInstance], Field(min_length=1, max_length=MAX_INSTANCES)]
+    instances: list[JsonInstance] = Field(json_schema_extra={"minItems": 1, "maxItems": MAX_INSTANCES})
 
 
 class Alternative(BaseModel):

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from seqwright.errors import AlgorithmError, SeqwrightError
-from seqwright.interrupts import in_background
 from seqwright.processes import ChildProcess
 from seqwright.serving.search_loop import SearchResult, run_searches
 from seqwright.serving.searcher import ModelDescription, OnFound, SearchBatch, SearcherLostError, SearchUpdate
@@ -63,11 +62,12 @@ class SearchProcess:
         self._heard = False  # a sign of life since the last check
         self._closed = False
         self._sender = ThreadPoolExecutor(1, thread_name_prefix="seqwright-send")  # a full pipe makes it wait
-        self._child = self._start()
+        self._starting = threading.Lock()  # held while a process is started, so that `close` misses none
+        self._start()
 
     async def watch(self, on_unhealthy: Callable[[], None]) -> None:
         """As `Searcher.watch`."""
-        while True:
+        while not self._closed:
             self.ready.set()
             reason = await self._listen()
             self.ready.clear()
@@ -79,8 +79,6 @@ class SearchProcess:
 
     async def search(self, number: int, batch: SearchBatch, update: SearchUpdate, on_found: OnFound) -> None:
         """As `Searcher.search`; raises `AlgorithmError` if the search failed."""
-        if not self.ready.is_set():
-            raise SearcherLostError("the search process ended")
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._searches[number] = ended, on_found
         self._last_update = update
@@ -98,13 +96,17 @@ class SearchProcess:
 
     def close(self) -> None:
         """End the process."""
-        self._closed = True
-        self._child.kill()  # before its connection is closed: a thread may read from that
+        with self._starting:
+            self._closed = True
+            self._child.kill()  # before its connection is closed: a thread may read from that
         self._sender.shutdown()
 
-    def _start(self) -> ChildProcess:
+    def _start(self) -> None:
         """Start a process and wait until it has loaded the model."""
-        child = ChildProcess(run_searches, *self._arguments, name="the search process")
+        with self._starting:
+            if self._closed:
+                return
+            self._child = child = ChildProcess(run_searches, *self._arguments, name="the search process")
         try:
             child.send(self._pickled)
             if not child.connection.poll(_START_SECONDS):
@@ -113,23 +115,38 @@ class SearchProcess:
         except BaseException:
             child.close()
             raise
-        return child
+
+    async def _start_in_thread(self) -> Exception | None:
+        """Start a process in a thread that the end of the endpoint does not wait for; the error if that fails."""
+        loop = asyncio.get_running_loop()
+        started: asyncio.Future[Exception | None] = loop.create_future()
+
+        def start() -> None:
+            error: Exception | None = None
+            try:
+                self._start()
+            except (SeqwrightError, OSError) as caught:
+                error = caught
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(started.set_result, error)
+
+        threading.Thread(target=start, daemon=True).start()
+        return await asyncio.shield(started)
 
     async def _restart(self, on_unhealthy: Callable[[], None]) -> None:
         """Start another process, with growing pauses until that succeeds."""
         pause = 1.0
         while not self._closed:
-            try:
-                self._child = await asyncio.wrap_future(in_background(self._start))  # the end does not wait for it
-            except (SeqwrightError, OSError) as error:
+            error = await self._start_in_thread()
+            if error is None:
+                self.healthy = True
+                return
+            if not self._closed:
                 _LOGGER.error("cannot start another search process, trying again in %g seconds: %s", pause, error)
                 self.healthy = False
                 on_unhealthy()
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _MAX_RESTART_SECONDS)
-            else:
-                self.healthy = True
-                return
 
     async def _listen(self) -> str:
         """Receive messages until the process ends; kill it if it gives no sign of life. Returns why it ended."""

@@ -15,8 +15,7 @@ from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import Translation, Translator
 
-OnFound = Callable[[int, Translation], None]
-"""Called with the position of a source in its batch, and its translation."""
+OnFound = Callable[[int, Translation], None]  # called with a position in the batch, and its translation
 
 
 class SearcherLostError(AlgorithmError):

@@ -65,7 +65,7 @@ class EndpointServer(uvicorn.Server):
         bounded = functools.partial(BoundedConnection, config.http_protocol_class)
         config.http_protocol_class = cast(type[asyncio.Protocol], bounded)
         super().__init__(config)
-        self._app = app
+        self._endpoint = app.endpoint
         self._is_hurried = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -82,11 +82,11 @@ class EndpointServer(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def _drain(self) -> None:
-        self._app.stop()
+        self._endpoint.stop()
         end = time.monotonic() + _DRAIN_SECONDS
         while time.monotonic() < end and not self._is_hurried:
             await asyncio.sleep(0.1)
-        self._app.give_up()
+        self._endpoint.batcher.give_up()
         await asyncio.sleep(_ABORT_SECONDS)
         self.force_exit = True
 
