@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -48,6 +49,10 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def is_gone(child: int, pid: int) -> bool:
+    return child not in search_processes(pid)
 
 
 def ask(url: str, text: str = "w5 w6", **configuration: object) -> httpx.Response:
@@ -151,7 +156,7 @@ def test_requests_do_not_wait_for_a_process_that_was_lost_while_it_was_idle(mode
             for _ in range(3):
                 assert ask(url).status_code == 200
             os.kill(child, signal.SIGKILL)
-            wait_until(lambda child=child: child not in search_processes(process.pid))
+            wait_until(partial(is_gone, child, process.pid))
             for _ in range(3):
                 assert ask(url).status_code == 200
             wait_until(lambda: len(search_processes(process.pid)) == 2)
