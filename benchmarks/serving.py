@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py --model MODEL --sentences FILE [-- serve options …]
 
-`FILE` has one source sequence a line; the first `--count` of them are used. What is measured, in this order, all of it
-in turn `--rounds` times, for a machine that is shared is faster in one minute than in the next; medians, and of the
-ratios the least and the greatest as well:
+`FILE` has one source sequence a line; the first `--count` of them are used. The following is measured in this order,
+all of it `--rounds` times, because a shared machine is faster in one minute than in the next. The table has medians, and of
+the ratios the least and the greatest as well.
 
 - offline: sentences a second of what `seqwright translate` does once the model is loaded, from file to file;
 - a crowd: `--clients` clients, each asking for one sentence after another, their rate against offline;
@@ -16,20 +16,16 @@ ratios the least and the greatest as well:
   after the first.
 
 The server is `seqwright serve` in a process of its own; the clients keep their connections and share the machine with
-it. Crowd, lone client and overload are wrk's (https://github.com/wg/wrk, a package of most systems) where it is
-installed, for clients in Python take a tenth of two cores for a crowd and a core for an overload, then in two further
-processes; the full batches are asyncio's. wrk does not tell times of answers from those of refusals: what it gives as
-the 99th percentile of the accepted is the time that no more answers of any kind exceed than are a hundredth of the
-accepted, which is no less.
+it. The full batches are asked for by Python, everything else by wrk (https://github.com/wg/wrk, a package of most
+systems). wrk does not separate the times of translations from those of refusals. The 99th percentile of the accepted is
+therefore the time that so many answers of any kind exceed as are a hundredth of the accepted, which is no less.
+
 Prints a table, and one JSON object on the last line.
 """
 
 import argparse
-import asyncio
 import contextlib
-import gc
 import json
-import multiprocessing
 import os
 import platform
 import re
@@ -40,15 +36,13 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from http.client import HTTPConnection
 from itertools import cycle
 from pathlib import Path
-from typing import cast
 
 import torch
-import uvloop
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -57,24 +51,10 @@ from seqwright.inference.bulk import translate_file
 from seqwright.inference.translator import Translator
 
 OK = 200
-LEFT = 499
-"""What the server counts where a client went away, as wrk's do at the end of its time."""
-LOST = 0
-"""In place of a status where the connection was closed instead of an answer."""
+LEFT = 499  # what the server counts if a client goes away, as wrk's do at the end of its time
 FULL_BATCH = 64
 OVERLOAD = 10
-GENERATORS = 2
-"""Processes that make the overload: one cannot ask ten times as fast as the server answers."""
-CONNECTIONS = 500
-"""Connections of each of them; an overload that needs more waits for an answer, as its clients would."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a request got, and how long it took in seconds."""
-
-    status: int
-    seconds: float
+OVERLOAD_CLIENTS = 1000
 
 
 @dataclass(frozen=True)
@@ -133,116 +113,9 @@ class Turn:
         }
 
 
-class Connection(asyncio.Protocol):
-    """A kept-alive connection that asks and tells of the answer, as cheaply as Python can."""
-
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
-        self._received = b""
-        self._tell: Callable[[Answer], None] | None = None
-        self._started = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way to write."""
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        """Collect an answer; the server names its length."""
-        self._received += data
-        head, ended, body = self._received.partition(b"\r\n\r\n")
-        if ended and len(body) >= int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]):
-            self._received = b""
-            self._answer(int(head[9:12]))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell that the request that waits, if any, gets no answer."""
-        self._answer(LOST)
-
-    @property
-    def closed(self) -> bool:
-        """Whether the server has ended it, for want of requests."""
-        return self._transport is None or self._transport.is_closing()
-
-    def send(self, body: bytes, tell: Callable[[Answer], None]) -> None:
-        """Post a body of application/jsonlines; `tell` is called with the answer."""
-        assert self._transport is not None
-        self._tell = tell
-        self._started = time.perf_counter()
-        head = b"POST /invocations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/jsonlines\r\n"
-        self._transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (head, len(body), body))
-
-    async def ask(self, body: bytes) -> Answer:
-        """As `send`, and wait for the answer."""
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.send(body, answered.set_result)
-        answer = await answered
-        if answer.status == LOST:
-            raise ConnectionError("the server closed the connection")
-        return answer
-
-    def close(self) -> None:
-        """End the connection."""
-        if self._transport is not None:
-            self._transport.close()
-
-    def _answer(self, status: int) -> None:
-        if self._tell is not None:
-            tell, self._tell = self._tell, None
-            tell(Answer(status, time.perf_counter() - self._started))
-
-
-async def connect(port: int) -> Connection:
-    """A new connection."""
-    return (await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port))[1]
-
-
 def body_of(sentences: Sequence[str]) -> bytes:
     """A request for all of the sentences."""
     return "".join(json.dumps({"source": sentence}) + "\n" for sentence in sentences).encode()
-
-
-async def closed_loop(port: int, bodies: Sequence[bytes], clients: int, seconds: float) -> list[Answer]:
-    """Clients that each ask again as soon as they are answered."""
-    until = time.perf_counter() + seconds
-    answers: list[Answer] = []
-
-    async def client(number: int) -> None:
-        connection = await connect(port)
-        for body in cycle(bodies[number::clients] or bodies):
-            if time.perf_counter() >= until:
-                break
-            answers.append(await connection.ask(body))
-        connection.close()
-
-    await asyncio.gather(*(client(number) for number in range(clients)))
-    return answers
-
-
-async def open_loop(port: int, bodies: Sequence[bytes], rate: float, seconds: float) -> list[Answer]:
-    """Requests at a fixed rate, as long as there are connections for them."""
-    idle = [await connect(port) for _ in range(CONNECTIONS)]
-    answers: list[Answer] = []
-
-    def send(connection: Connection, body: bytes) -> None:
-        def tell(answer: Answer) -> None:
-            answers.append(answer)
-            idle.append(connection)
-
-        connection.send(body, tell)
-
-    started, sent = time.perf_counter(), 0
-    every = cycle(bodies)
-    while (elapsed := time.perf_counter() - started) < seconds:
-        for _ in range(min(int(elapsed * rate) - sent, len(idle))):
-            connection = idle.pop()
-            send(await connect(port) if connection.closed else connection, next(every))
-        sent = int(elapsed * rate)
-        await asyncio.sleep(0.002)
-    while len(idle) < CONNECTIONS:
-        await asyncio.sleep(0.01)
-    for connection in idle:
-        connection.close()
-    return answers
 
 
 WRK_SCRIPT = """
@@ -277,7 +150,7 @@ class Counted:
 
 
 def wrk(port: int, bodies: Sequence[bytes], clients: int, seconds: float, mean_pause: float = 0) -> Counted:
-    """Have wrk ask: so many clients, each again `mean_pause` milliseconds after its last answer, on the average."""
+    """Let wrk ask: so many clients, each again `mean_pause` milliseconds after its last answer, on average."""
     with tempfile.TemporaryDirectory() as folder:
         lines, script = Path(folder, "bodies"), Path(folder, "script.lua")
         lines.write_bytes(b"".join(bodies))
@@ -295,39 +168,38 @@ def wrk(port: int, bodies: Sequence[bytes], clients: int, seconds: float, mean_p
 
 
 def crowd_of(port: int, bodies: Sequence[bytes], clients: int, seconds: float) -> Crowd:
-    """Clients that each ask again as soon as they are answered: wrk's, or without it those of `closed_loop`."""
-    if shutil.which("wrk") is None:
-        answers = uvloop.run(closed_loop(port, bodies, clients, seconds))
-        times = [answer.seconds for answer in answers]
-        refused = sum(answer.status != OK for answer in answers)
-        rate = (len(answers) - refused) / seconds
-        return Crowd(rate, refused / len(answers), statistics.median(times), p99(times))
+    """Clients that each ask again as soon as they are answered."""
     counted = wrk(port, bodies, clients, seconds)
     rate = (counted.answers - counted.refused) / counted.seconds
     return Crowd(rate, counted.refused / counted.answers, counted.p50, counted.p99)
 
 
 def overload_of(port: int, bodies: Sequence[bytes], rate: float, seconds: float) -> Overload:
-    """Requests at a rate, whether answered or not: wrk's, or without it those of `open_loop`."""
-    clients = GENERATORS * CONNECTIONS
-    if shutil.which("wrk"):
-        pause = 1000 * clients / rate
-        counted = wrk(port, bodies, clients, seconds, 0.88 * pause)  # an answer takes the rest, and sometimes more
-        accepted = (counted.answers - counted.refused) / counted.seconds
-        return Overload(counted.answers / counted.seconds, accepted, counted.p99, counted.p50)
-    with ProcessPoolExecutor(GENERATORS, mp_context=multiprocessing.get_context("spawn")) as pool:
-        parts = [pool.submit(overload, port, bodies, rate / GENERATORS, seconds) for _ in range(GENERATORS)]
-        answers = [answer for part in parts for answer in part.result()]
-    times = [answer.seconds for answer in answers if answer.status == OK]
-    assert all(answer.status in (OK, 503) for answer in answers), {answer.status for answer in answers}
-    p50 = statistics.median(answer.seconds for answer in answers)
-    return Overload(len(answers) / seconds, len(times) / seconds, p99(times), p50)
+    """Requests at a rate, whether answered or not."""
+    pause = 1000 * OVERLOAD_CLIENTS / rate
+    # An answer takes the rest, and sometimes more.
+    counted = wrk(port, bodies, OVERLOAD_CLIENTS, seconds, 0.88 * pause)
+    accepted = (counted.answers - counted.refused) / counted.seconds
+    return Overload(counted.answers / counted.seconds, accepted, counted.p99, counted.p50)
 
 
-def overload(port: int, bodies: Sequence[bytes], rate: float, seconds: float) -> list[Answer]:
-    """`open_loop` in a process of its own."""
-    gc.freeze()
-    return uvloop.run(open_loop(port, bodies, rate, seconds))
+def batches_of(port: int, bodies: Sequence[bytes], seconds: float) -> list[float]:
+    """Seconds that requests take that are sent one after another over one connection."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+    for body in cycle(bodies):
+        started = time.perf_counter()
+        connection.request("POST", "/invocations", body, {"Content-Type": "application/jsonlines"})
+        answer = connection.getresponse()
+        answer.read()
+        times.append(time.perf_counter() - started)
+        if answer.status != OK:
+            sys.exit(f"a full batch got {answer.status}")
+        if time.perf_counter() >= until:
+            break
+    connection.close()
+    return times
 
 
 @contextlib.contextmanager
@@ -407,7 +279,7 @@ def measure(
             crowd = crowd_of(port, singles, clients, seconds)
             bare_p50 = bare(translator, sentences, seconds)
             lone = crowd_of(port, singles, 1, seconds)
-            alone = uvloop.run(closed_loop(port, full, 1, seconds))
+            alone = batches_of(port, full, seconds)
             hard = overload_of(port, singles, OVERLOAD * crowd.rate, seconds)
             turns.append(
                 Turn(
@@ -418,7 +290,7 @@ def measure(
                     crowd_p99=crowd.p99,
                     bare_p50=bare_p50,
                     lone_p50=lone.p50,
-                    full_batch_p99=p99([answer.seconds for answer in alone]),
+                    full_batch_p99=p99(alone),
                     overload_offered=hard.offered,
                     overload_accepted=hard.accepted,
                     overload_p99=hard.accepted_p99,
@@ -475,6 +347,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("options", nargs="*", help="options of `seqwright serve`, after --")
     arguments = parser.parse_args()
+    if shutil.which("wrk") is None:
+        sys.exit("install wrk, for example with: apt-get install wrk")
     lines = arguments.sentences.read_text(encoding="utf-8").splitlines()
     sentences = [line for line in lines if line.split()][: arguments.count]
     known = arguments.clients, arguments.seconds, arguments.rounds, arguments.options

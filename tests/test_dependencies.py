@@ -20,7 +20,6 @@ IMPORTED = re.compile(
 # what PyTorch's own optimizers consist of.
 WANTED = {
     "torch._dynamo",  # imported before processes are forked, for every optimizer needs it and it takes seconds
-    "uvicorn._types",
     "torch.ops.mkldnn._reorder_linear_weight",
     "torch.ops.mkldnn._linear_pointwise",
     "torch.ops.mkldnn._is_mkldnn_bf16_supported",

@@ -1,6 +1,5 @@
 """A real server on a free port of the loopback, in a thread of this process."""
 
-import asyncio
 import contextlib
 import re
 import signal
@@ -8,22 +7,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import pytest
 import torch
-import uvicorn
 
 from seqwright.artifacts import LengthRatio, TrainedModel
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.translator import Translator
 from seqwright.models.seq2seq import build_model, initialize_model
-from seqwright.serving.app import create_app
-from seqwright.serving.direct import DirectProtocol
+from seqwright.serving.app import EndpointApp
 from seqwright.serving.limits import Limits
-from seqwright.serving.searcher import ThreadSearcher
+from seqwright.serving.searcher import Searcher
 from seqwright.serving.server import EndpointServer, bind
 from tests.conftest import SMALL, vocabulary
+from tests.serving.thread_searcher import ThreadSearcher
 
 Serve = Callable[..., contextlib.AbstractContextManager[str]]
 
@@ -48,16 +46,15 @@ def translator() -> Translator:
 def running(
     translator: Translator,
     limits: Limits | None = None,
-    http: type[asyncio.Protocol] = DirectProtocol,
     keep_alive: int = 5,
+    allowed_hosts: Collection[str] | None = None,
+    searchers: Sequence[Searcher] = (),
 ) -> Iterator[str]:
     """The URL of an endpoint that serves until the block ends."""
     with bind("127.0.0.1", 0) as listening:
-        app = create_app([ThreadSearcher(translator)], limits)
-        config = uvicorn.Config(
-            app, http=http, log_config=None, timeout_graceful_shutdown=10, timeout_keep_alive=keep_alive
+        server = EndpointServer(
+            EndpointApp(searchers or [ThreadSearcher(translator)], limits, allowed_hosts), keep_alive
         )
-        server = EndpointServer(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
@@ -78,7 +75,7 @@ def command(*arguments: object) -> Iterator[tuple[str, "subprocess.Popen[str]"]]
         assert process.stderr is not None
         assert process.stdout is not None
         line = process.stderr.readline()
-        while line and not (found := re.search(r"http://127\.0\.0\.1:\d+", line)):
+        while line and not (found := re.search(r"http://[a-z0-9.]+:\d+", line)):
             line = process.stderr.readline()
         assert line, "it ended without serving"
         assert found is not None

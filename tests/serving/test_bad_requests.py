@@ -47,8 +47,6 @@ CASES: list[tuple[str, str, bytes, int, str, int | None]] = [
     ("data an array", JSON, one(data=["w5"]), 400, "invalid_request", 1),
     ("data null", JSON, one(data=None), 400, "invalid_request", 1),
     ("data NaN", JSON, b'{"instances": [{"data": NaN}]}', 400, "invalid_request", 0),
-    ("an empty sequence", JSON, one(data=""), 400, "empty_sequence", 1),
-    ("a blank sequence", JSON, one(data=" \t\n\u3000"), 400, "empty_sequence", 1),
     ("configuration a number", JSON, one(data="w5", configuration=5), 400, "invalid_request", 1),
     ("a number in it", JSON, one(data="w5", configuration={"attention_matrix": 1}), 400, "invalid_request", 1),
     ("another word in it", JSON, one(data="w5", configuration={"attention_matrix": "yes"}), 400, "invalid_request", 1),
@@ -63,8 +61,8 @@ CASES: list[tuple[str, str, bytes, int, str, int | None]] = [
     ("too many matrices", JSON, many(1001, data="w5", configuration={"tokens": True}), 400, "too_many_instances", None),
     ("no lines", JSON_LINES, b"", 400, "no_instances", None),
     ("a line of another format", JSON_LINES, b'{"source": "w5"}\n{"data": "w5"}\n', 400, "invalid_request", 1),
-    ("a blank line between", JSON_LINES, b'{"source": "w5"}\n\n{"source": "w5"}\n', 400, "malformed_json", 1),
-    ("an empty source", JSON_LINES, b'{"source": ""}', 400, "empty_sequence", 0),
+    ("blank lines only", JSON_LINES, b"\n \n\r\n", 400, "no_instances", None),
+    ("half a line", JSON_LINES, b'{"source": "w5"}\n\n{"source": "w5\n', 400, "malformed_json", 1),
     ("ten thousand lines", JSON_LINES, b'{"source": "w5"}\n' * 10_000, 400, "too_many_instances", None),
     ("no records", RECORDIO, b"", 400, "no_instances", None),
     ("no frame", RECORDIO, b"hello world!", 400, "malformed_recordio", None),
@@ -74,7 +72,11 @@ CASES: list[tuple[str, str, bytes, int, str, int | None]] = [
     ("no record in it", RECORDIO, record([5]) + framed(b"\xff" * 8), 400, "malformed_recordio", 1),
     ("no source", RECORDIO, framed(b""), 400, "invalid_record", 0),
     ("floats", RECORDIO, _float_record(), 400, "invalid_record", 0),
-    ("no ids", RECORDIO, record([5]) + record([]), 400, "empty_sequence", 1),
+    ("padding inside", RECORDIO, record([5]) + record([5, 0, 6]), 400, "padding_inside", 1),
+    ("a huge answer", JSON, many(900, data="w5 w6 w7 w8", configuration={"attention_matrix": True,
+                                 "max_output_length": 1000, "nbest": 64}), 413, "answer_too_large", None),
+    ("a huge answer of n-best lists", JSON, many(5000, data="w5", configuration={"nbest": 64,
+                                 "max_output_length": 1000}), 413, "answer_too_large", None),
     ("an id too high", RECORDIO, record([5]) + record([23, 24]), 400, "id_out_of_range", 1),
     ("a negative id", RECORDIO, record([-1]), 400, "id_out_of_range", 0),
     ("a bad configuration", RECORDIO, record([5], '{"beam_size": "x"}'), 400, "invalid_request", 0),
@@ -167,3 +169,31 @@ def test_bytes_that_are_not_http_do_no_harm(url: str) -> None:
     with socket.create_connection((parts.hostname or "", parts.port or 80), timeout=20) as connection:
         connection.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
         assert b"400" in connection.recv(100)
+
+
+def test_errors_in_json_lines_count_the_lines_of_the_file(url: str) -> None:
+    body = b'\n{"source": "w5"}\n\n{"data": "w5"}\n'
+    error = httpx.post(f"{url}/invocations", content=body, headers={"content-type": JSON_LINES}).json()["error"]
+    assert (error["code"], error["instance"]) == ("invalid_request", 1)
+    assert error["message"].startswith("line 4: source: ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"source": "w5"}\n{"source": "w6"}\n',
+        b'{"source": "w5"}',
+        b'\xef\xbb\xbf{"instances": [{"data": "w5"}]}\n{"instances": [{"data": "w5"}]}\n',
+    ],
+)
+def test_json_lines_sent_as_json_get_the_advice_to_name_the_type(url: str, body: bytes) -> None:
+    response = httpx.post(f"{url}/invocations", content=body, headers={"content-type": JSON})
+    assert response.status_code == 400
+    assert "as Content-Type application/jsonlines" in response.json()["error"]["message"]
+
+
+def test_json_that_is_merely_damaged_gets_no_such_advice(url: str) -> None:
+    for body in (b'{"instances": [{"data": "w5"}', b'{\n"instances": 5\n}', b"[[\n]"):
+        response = httpx.post(f"{url}/invocations", content=body, headers={"content-type": JSON})
+        assert response.status_code == 400
+        assert "jsonlines" not in response.text

@@ -1,133 +1,15 @@
-"""The batcher with a translator that can be held and that writes down its batches; what it searches is real."""
+"""How requests are batched, refused, cancelled and finished."""
 
-import asyncio
-import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterator
 
 import pytest
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from seqwright.inference.options import SearchOptions
-from seqwright.inference.translator import Translation, Translator
-from seqwright.serving.batcher import Batcher
-from seqwright.serving.codecs import Instance
 from seqwright.serving.errors import RequestError
 from seqwright.serving.limits import Limits
-from seqwright.serving.metrics import Metrics
-from seqwright.serving.schemas import Configuration
-from seqwright.serving.searcher import ThreadSearcher
-from seqwright.serving.ticket import Ticket
-from tests.serving.conftest import ENDLESS, random_model
-
-T = TypeVar("T")
-
-PATIENCE = 30.0
-"""Seconds that a test waits for what must happen, before it fails."""
-
-
-class Watched(Translator):
-    """Notes the sources and beam of every batch, and waits before it searches one while it is held."""
-
-    def __init__(self) -> None:
-        super().__init__(random_model(), torch.device("cpu"))
-        self.batches: list[tuple[list[list[int]], int | None, bool]] = []
-        self.steps = 0
-        self.started = threading.Semaphore(0)
-        self.go = threading.Event()
-        self.go.set()
-
-    def translate_batch(
-        self,
-        sources: Sequence[Sequence[int]],
-        options: Sequence[SearchOptions],
-        on_found: Callable[[int, Translation], None],
-        *,
-        cancelled: Callable[[], Collection[int]] | None = None,
-    ) -> Iterator[None]:
-        def counted() -> Collection[int]:
-            self.steps += 1
-            return cancelled() if cancelled is not None else ()
-
-        self.batches.append(([list(source) for source in sources], *options[0].resolved(5).batch_key))
-        self.started.release()
-        assert self.go.wait(PATIENCE)
-        return super().translate_batch(sources, options, on_found, cancelled=counted)
-
-
-@dataclass
-class Asked:
-    """A request that was accepted, seen from the test's thread."""
-
-    ticket: Ticket
-    translations: Future[list[Translation]]
-
-
-class Bench:
-    """A batcher at work on an event loop of its own, and its translators: the first, where there is one alone."""
-
-    def __init__(self, limits: Limits, searchers: int = 1) -> None:
-        self.translators = [Watched() for _ in range(searchers)]
-        self.translator = self.translators[0]
-        self._runner = asyncio.Runner()
-        self._loop = self._runner.get_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self.batcher = Batcher([ThreadSearcher(each) for each in self.translators], limits, Metrics())
-        self.on_loop(self.batcher.start)
-
-    def on_loop(self, call: Callable[[], T]) -> T:
-        """What a function gives that must be called on the event loop."""
-
-        async def wrapped() -> T:
-            return call()
-
-        return asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(PATIENCE)
-
-    def submit(self, instances: Sequence[Instance]) -> Asked:
-        ticket = self.on_loop(lambda: self.batcher.submit(instances))
-
-        async def wait() -> list[Translation]:
-            return await ticket.translations
-
-        return Asked(ticket, asyncio.run_coroutine_threadsafe(wait(), self._loop))
-
-    def give_up(self, asked: Asked) -> None:
-        self.on_loop(asked.ticket.give_up)
-
-    def waiting(self) -> int:
-        return self.on_loop(self.batcher.waiting)
-
-    def begin_to_close(self) -> Future[None]:
-        return asyncio.run_coroutine_threadsafe(self.batcher.close(), self._loop)
-
-    def close(self) -> None:
-        """Close the batcher, and end the loop."""
-        self.begin_to_close().result(PATIENCE)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._runner.close()
-
-    def hold(self) -> Asked:
-        """Occupy the searcher with a request of one instance until `release`."""
-        self.translator.go.clear()
-        asked = self.submit([instance([5])])
-        assert self.translator.started.acquire(timeout=PATIENCE)
-        return asked
-
-    def release(self) -> None:
-        for translator in self.translators:
-            translator.go.set()
-
-    def batches(self) -> list[list[list[int]]]:
-        """The sources of every batch since the searcher was first held."""
-        return [sources for sources, _, _ in self.translator.batches[1:]]
-
+from tests.serving.bench import PATIENCE, Bench, instance, result
+from tests.serving.conftest import ENDLESS
 
 Make = Callable[..., Bench]
 
@@ -144,15 +26,6 @@ def bench() -> Iterator[Make]:
     for each in made:
         each.release()
         each.close()
-
-
-def instance(ids: list[int], **configuration: object) -> Instance:
-    words = [f"w{index}" for index in ids]
-    return Instance(ids, words, Configuration.model_validate(configuration), truncated=False)
-
-
-def result(ticket: Asked) -> list[Translation]:
-    return ticket.translations.result(PATIENCE)
 
 
 wanted = st.fixed_dictionaries(
@@ -174,11 +47,11 @@ def test_answers_under_batching_are_those_without(
     shared_bench: Bench, asked: list[list[tuple[list[int], dict[str, int]]]]
 ) -> None:
     first = shared_bench.hold()
-    tickets = [shared_bench.submit([instance(ids, **more) for ids, more in each]) for each in asked]
+    requests_made = [shared_bench.submit([instance(ids, **more) for ids, more in each]) for each in asked]
     shared_bench.release()
     result(first)
-    for each, ticket in zip(asked, tickets, strict=True):
-        for (ids, more), found in zip(each, result(ticket), strict=True):
+    for each, submitted in zip(asked, requests_made, strict=True):
+        for (ids, more), found in zip(each, result(submitted), strict=True):
             attention = bool(more.get("attention_matrix"))
             nbest = more.get("nbest", 1)
             alone = shared_bench.translator.translate_ids(
@@ -206,10 +79,10 @@ def shared_bench() -> Iterator[Bench]:
 def test_requests_that_arrive_together_are_searched_together_longest_first(bench: Make) -> None:
     made = bench()
     made.hold()
-    tickets = [made.submit([instance([5] * length)]) for length in (2, 7, 1, 4)]
+    requests_made = [made.submit([instance([5] * length)]) for length in (2, 7, 1, 4)]
     made.release()
-    for ticket in tickets:
-        result(ticket)
+    for each in requests_made:
+        result(each)
     assert [list(map(len, sources)) for sources in made.batches()] == [[7, 4, 2, 1]]
 
 
@@ -267,8 +140,8 @@ def test_a_huge_request_does_not_hold_up_the_others(bench: Make) -> None:
     small = [made.submit([instance([6] * 2)]) for _ in range(3)]
     wide = made.submit([instance([7] * 4, beam_size=2)])
     made.release()
-    for ticket in (*small, wide, huge):
-        result(ticket)
+    for submitted in (*small, wide, huge):
+        result(submitted)
     first = [sorted({source[0] for source in sources}) for sources in made.batches()[:2]]
     assert first == [[5, 6], [7]]
     assert sum(source[0] == 6 for source in made.batches()[0]) == 3
@@ -283,7 +156,7 @@ def test_searches_of_long_outputs_share_their_searcher_with_the_others(bench: Ma
         assert len(result(made.submit([instance([6, 7]) for _ in range(70)]))) == 70
     assert not any(each.translations.done() for each in long)
     for each in long:
-        made.give_up(each)
+        made.cancel(each)
 
 
 def test_long_and_usual_outputs_of_one_request_are_answered_together(bench: Make) -> None:
@@ -293,7 +166,7 @@ def test_long_and_usual_outputs_of_one_request_are_answered_together(bench: Make
     assert [len(sources) for sources, _, _ in made.translator.batches] == [2, 1]
 
 
-def test_a_lone_client_never_waits_for_company(bench: Make) -> None:
+def test_a_lone_client_never_waits_for_others(bench: Make) -> None:
     made = bench(max_wait=10 * PATIENCE)
     for _ in range(5):
         result(made.submit([instance([5])]))
@@ -303,27 +176,46 @@ def test_a_lone_client_never_waits_for_company(bench: Make) -> None:
 def test_requests_that_came_together_are_waited_for_and_no_longer(bench: Make) -> None:
     made = bench(max_wait=10 * PATIENCE)
     made.hold()
-    tickets = [made.submit([instance([5])]) for _ in range(3)]
+    requests_made = [made.submit([instance([5])]) for _ in range(3)]
     made.release()
     for _ in range(4):
-        for ticket in tickets:
-            result(ticket)
-        tickets = [made.submit([instance([5])]) for _ in range(3)]
-    for ticket in tickets:
-        result(ticket)
+        for each in requests_made:
+            result(each)
+        requests_made = [made.submit([instance([5])]) for _ in range(3)]
+    for each in requests_made:
+        result(each)
     assert [len(sources) for sources in made.batches()[1:]] == [3] * 4
 
 
-def test_requests_that_do_not_come_are_not_waited_for_to_the_end(bench: Make) -> None:
-    made = bench(max_wait=10)
+def test_requests_that_do_not_come_are_waited_for_until_max_wait(bench: Make) -> None:
+    made = bench(max_wait=0.5)
     made.hold()
-    tickets = [made.submit([instance([5])]) for _ in range(3)]
+    requests_made = [made.submit([instance([5])]) for _ in range(3)]
     made.release()
-    for ticket in tickets:
-        result(ticket)
-    started = time.monotonic()
-    result(made.submit([instance([5])]))
-    assert 1 < time.monotonic() - started < 10
+    for request in requests_made:
+        result(request)
+    assert len(result(made.submit([instance([5])]))) == 1
+    assert [len(sources) for sources in made.batches()] == [3, 1]
+
+
+def test_instances_without_tokens_are_answered_without_a_search(bench: Make) -> None:
+    made = bench()
+    made.hold()
+    assert [each.ids for each in result(made.submit([instance([]), instance([], attention_matrix=True)]))] == [[], []]
+    mixed = made.submit([instance([]), instance([5]), instance([])])
+    made.release()
+    assert [bool(each.ids) for each in result(mixed)] == [False, True, False]
+    assert [len(sources) for sources in made.batches()] == [1]
+
+
+def test_by_default_128_single_requests_are_accepted_and_searched_in_full_batches(bench: Make) -> None:
+    made = bench()
+    made.hold()
+    requests_made = [made.submit([instance([5, 6])]) for _ in range(128)]
+    made.release()
+    for request in requests_made:
+        result(request)
+    assert [len(sources) for sources in made.batches()] == [64, 64]
 
 
 def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(bench: Make) -> None:
@@ -335,11 +227,11 @@ def test_a_full_queue_refuses_at_once_and_takes_again_when_there_is_room(bench: 
     assert (caught.value.status, caught.value.code) == (503, "queue_full")
     assert caught.value.headers["Retry-After"] == "1"
     assert made.waiting() == 8
-    made.give_up(accepted[0])
+    made.cancel(accepted[0])
     accepted.append(made.submit([instance([5])]))
     made.release()
-    for ticket in accepted[1:]:
-        result(ticket)
+    for submitted in accepted[1:]:
+        result(submitted)
     result(made.submit([instance([5])]))
 
 
@@ -357,7 +249,7 @@ def test_a_request_given_up_is_not_computed_for(bench: Make) -> None:
     made = bench(max_batch=8)
     made.hold()
     first, second = (made.submit([instance([5 + i]) for _ in range(20)]) for i in (1, 2))
-    made.give_up(first)
+    made.cancel(first)
     assert made.waiting() == 20
     made.release()
     result(second)
@@ -373,7 +265,7 @@ def test_a_running_search_drops_what_is_given_up_and_goes_on_with_the_rest(bench
     made.release()
     result(held)
     assert made.translator.started.acquire(timeout=PATIENCE)
-    made.give_up(endless)
+    made.cancel(endless)
     assert result(other)[0].ids == alone.ids
     result(made.submit([instance([5])]))
     assert made.translator.steps < 900
@@ -388,14 +280,14 @@ def test_a_search_that_breaks_fails_its_requests_and_no_others(bench: Make) -> N
     with pytest.raises(IndexError):
         result(broken)
     assert len(result(made.submit([instance([5])]))) == 1
-    assert made.batcher.ready
+    assert made.batcher.healthy
 
 
 def test_closing_finishes_what_was_accepted_and_refuses_the_rest(bench: Make) -> None:
     made = bench(max_batch=4, backlog=2)
-    tickets = [made.hold(), *(made.submit([instance([5])]) for _ in range(5))]
+    requests_made = [made.hold(), *(made.submit([instance([5])]) for _ in range(5))]
     closing = made.begin_to_close()
-    while made.batcher.ready:
+    while not made.batcher.closing:
         pass
     with pytest.raises(RequestError) as caught:
         made.submit([instance([5])])
@@ -403,4 +295,4 @@ def test_closing_finishes_what_was_accepted_and_refuses_the_rest(bench: Make) ->
     assert not closing.done()
     made.release()
     closing.result(PATIENCE)
-    assert [len(result(ticket)) for ticket in tickets] == [1] * 6
+    assert [len(result(each)) for each in requests_made] == [1] * 6

@@ -19,7 +19,7 @@ from tests.serving.records import Record, framed, record, targets
 VOCABULARY = vocabulary(20)
 MAX_LENGTH = 5
 
-ids = st.lists(st.integers(0, len(VOCABULARY) - 1), min_size=1, max_size=8)
+ids = st.lists(st.integers(1, len(VOCABULARY) - 1), min_size=1, max_size=8)
 anything: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -52,7 +52,7 @@ def holds(body: bytes, content_type: str) -> None:
         found = []
     assert found or (caught.status == 400 and caught.code and caught.message)
     for instance in found:
-        assert 1 <= len(instance.ids) == len(instance.words) <= MAX_LENGTH
+        assert len(instance.ids) == len(instance.words) <= MAX_LENGTH
         assert all(0 <= index < len(VOCABULARY) for index in instance.ids)
     blank = [Translation([], [], 0.0, np.zeros((0, len(each.ids)), dtype=np.float32)) for each in found]
     for accept in FORMATS:
@@ -116,9 +116,17 @@ def test_a_record_of_any_layout_is_read() -> None:
     assert [each.ids for each in found] == [[5, 6], [5, 6]]
 
 
-def test_windows_line_ends_and_blank_lines_at_the_end_are_fine() -> None:
-    found = decode(b'{"source": "w5"}\r\n{"source": "w6"}\r\n\r\n', JSON_LINES, VOCABULARY, MAX_LENGTH)
+def test_windows_line_ends_and_blank_lines_are_skipped() -> None:
+    body = b'\n{"source": "w5"}\r\n \n\r\n{"source": "w6"}\r\n\r\n'
+    found = decode(body, JSON_LINES, VOCABULARY, MAX_LENGTH)
     assert [each.ids for each in found] == [[5], [6]]
+
+
+def test_padding_after_a_record_is_cut_off() -> None:
+    body = b"".join(map(record, ([5, 6, 0, 0], [0, 0], [5], [5, 6, 7, 8, 9, 0])))
+    found = decode(body, RECORDIO, VOCABULARY, MAX_LENGTH)
+    assert [each.ids for each in found] == [[5, 6], [], [5], [5, 6, 7, 8, 9]]
+    assert not any(each.truncated for each in found)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ import botocore.exceptions
 import httpx
 import pytest
 
+from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import Translation, Translator
+from seqwright.serving.searcher import ModelDescription
+from tests.serving.conftest import running
 from tests.serving.records import parsed, record, targets
 
 JSON, JSON_LINES, RECORDIO = "application/json", "application/jsonlines", "application/x-recordio-protobuf"
@@ -45,28 +48,28 @@ def invoke(client: Any, body: bytes, content_type: str, **more: str) -> bytes:
 
 
 @pytest.mark.parametrize("count", [1, 500])
-def test_json(count: int, client: Any, expected: list[Translation]) -> None:
+def test_json_is_translated(count: int, client: Any, expected: list[Translation]) -> None:
     body = json.dumps({"instances": [{"data": source} for source in SOURCES[:count]]}).encode()
     answer = json.loads(invoke(client, body, JSON))
     assert answer == {"predictions": [{"target": each.text} for each in expected[:count]]}
 
 
 @pytest.mark.parametrize("count", [1, 500])
-def test_json_lines(count: int, client: Any, expected: list[Translation]) -> None:
+def test_json_lines_are_translated(count: int, client: Any, expected: list[Translation]) -> None:
     body = "".join(json.dumps({"source": source}) + "\n" for source in SOURCES[:count]).encode()
     answer = [json.loads(line) for line in invoke(client, body, JSON_LINES).splitlines()]
     assert answer == [{"target": each.text} for each in expected[:count]]
 
 
 @pytest.mark.parametrize("count", [1, 500])
-def test_records(count: int, client: Any, translator: Translator, expected: list[Translation]) -> None:
+def test_records_are_translated(count: int, client: Any, translator: Translator, expected: list[Translation]) -> None:
     vocabulary = translator.trained.source_vocabulary
     body = b"".join(record(vocabulary.ids(source.split())) for source in SOURCES[:count])
     assert targets(invoke(client, body, RECORDIO)) == [each.ids for each in expected[:count]]
 
 
 @pytest.mark.parametrize("asked", [True, "true"])
-def test_the_attention_matrix(asked: bool | str, client: Any, translator: Translator) -> None:
+def test_the_attention_matrix_is_answered_if_asked_for(asked: bool | str, client: Any, translator: Translator) -> None:
     instances = [{"data": "w5 w9 w11", "configuration": {"attention_matrix": asked}}, {"data": "w6"}]
     answer = json.loads(invoke(client, json.dumps({"instances": instances}).encode(), JSON))
     translation = translator.translate(["w5 w9 w11"], attention=True)[0]
@@ -91,7 +94,7 @@ def test_the_answer_may_have_another_format_than_the_request(client: Any, expect
     assert [json.loads(line)["target"] for line in lines] == [each.text for each in expected[:20]]
 
 
-def test_extensions_in_every_format(url: str, translator: Translator) -> None:
+def test_extensions_work_in_every_format(url: str, translator: Translator) -> None:
     wanted = {"beam_size": 7, "nbest": 3, "max_output_length": 4, "scores": True, "tokens": True}
     best = translator.translate(["w5 w9"], beam_size=7, nbest=3, max_output_length=4, attention=True)[0]
     assert best.attention is not None
@@ -152,6 +155,48 @@ def test_unknown_words_are_unk_in_every_script(url: str, translator: Translator)
     assert [each["target"] for each in response.json()["predictions"]] == [translator.translate(["<unk>"])[0].text] * 5
 
 
+@pytest.mark.parametrize("text", ["", " \t\n\u3000"])
+def test_an_empty_text_has_an_empty_translation(url: str, text: str, translator: Translator) -> None:
+    wanted = {"attention_matrix": True, "tokens": True, "scores": True, "nbest": 2}
+    empty = {"data": text, "configuration": wanted}
+    predictions = httpx.post(f"{url}/invocations", json={"instances": [{"data": "w5"}, empty]}).json()["predictions"]
+    assert predictions[0]["target"] == translator.translate("w5").text
+    best = {"target": "", "score": 0.0}
+    assert predictions[1] == {**best, "matrix": [], "tokens": [], "nbest": [best]}
+    lines = json.dumps({"source": text}).encode()
+    assert httpx.post(f"{url}/invocations", content=lines, headers={"Content-Type": JSON_LINES}).content == (
+        b'{"target": ""}\n'
+    )
+    for ids in ([], [0, 0]):
+        response = httpx.post(f"{url}/invocations", content=record(ids), headers={"Content-Type": RECORDIO})
+        assert targets(response.content) == [[]]
+
+
+def test_unknown_words_are_counted_in_a_header_and_in_the_metrics(translator: Translator) -> None:
+    with running(translator) as url:
+        texts = ["w5 w6", "hello w5 world", "", "hello"]
+        body = {"instances": [{"data": text} for text in texts]}
+        assert httpx.post(f"{url}/invocations", json=body).headers["X-Seqwright-Unknown"] == "1=2,3=1"
+        known = httpx.post(f"{url}/invocations", json={"instances": [{"data": "w5"}]})
+        assert "X-Seqwright-Unknown" not in known.headers
+        many = httpx.post(f"{url}/invocations", json={"instances": [{"data": "hello"}] * 500})
+        assert many.headers["X-Seqwright-Unknown"].endswith("98=1,99=1,...")
+        assert "seqwright_unknown_tokens_total 503.0" in httpx.get(f"{url}/metrics").text
+
+
+def test_the_root_leads_to_the_page(url: str) -> None:
+    response = httpx.get(url)
+    assert (response.status_code, response.headers["location"]) == (307, "docs")
+    assert httpx.get(url, follow_redirects=True).headers["content-type"].startswith("text/html")
+
+
+def test_no_translation_is_longer_than_the_size_of_answers_assumes(translator: Translator) -> None:
+    model = ModelDescription.of(translator.trained)
+    for source, translation in zip(DISTINCT, translator.translate(DISTINCT, beam_size=1), strict=True):
+        assert len(translation.ids) <= model.max_output_length(len(source.split()), SearchOptions())
+    assert model.max_output_length(3, SearchOptions(max_output_length=7)) == 7
+
+
 def test_boto3_says_what_was_wrong(client: Any) -> None:
     with pytest.raises(botocore.exceptions.ClientError) as caught:
         client.invoke_endpoint(EndpointName="demo", Body=b'{"instances": 5}', ContentType=JSON)
@@ -170,7 +215,7 @@ def test_platform_headers_are_ignored(url: str) -> None:
     assert httpx.post(f"{url}/invocations", json={"instances": [{"data": "w5"}]}, headers=headers).status_code == 200
 
 
-def test_the_other_routes(url: str) -> None:
+def test_the_other_routes_answer(url: str) -> None:
     ping = httpx.get(f"{url}/ping")
     assert (ping.status_code, ping.json()) == (200, {"status": "ready"})
     parameters = httpx.get(f"{url}/execution-parameters").json()

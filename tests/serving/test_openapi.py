@@ -8,9 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from seqwright.inference.translator import Translator
-from seqwright.serving.app import create_app
-from seqwright.serving.searcher import ThreadSearcher
+from seqwright.serving.openapi import DOCUMENT
 
 
 def test_schemathesis_finds_nothing(url: str, tmp_path: Path) -> None:
@@ -30,13 +28,13 @@ def test_schemathesis_finds_nothing(url: str, tmp_path: Path) -> None:
     assert "Tested: 5" in result.stdout
 
 
-def test_the_document_names_the_formats_and_every_error(translator: Translator) -> None:
-    document = create_app([ThreadSearcher(translator)]).openapi()
+def test_the_document_names_the_formats_and_every_error() -> None:
+    document = DOCUMENT
     for path in ("/invocations", "/endpoints/{name}/invocations"):
         operation = document["paths"][path]["post"]
         formats = {"application/json", "application/jsonlines", "application/x-recordio-protobuf"}
         assert operation["requestBody"]["content"].keys() == operation["responses"]["200"]["content"].keys() == formats
-        errors = {"400", "406", "408", "413", "415", "431", "500", "503", "504", "default"}
+        errors = {"400", "406", "408", "413", "415", "421", "431", "500", "503", "504", "default"}
         assert operation["responses"].keys() == {"200", *errors}
     configuration = document["components"]["schemas"]["Configuration"]
     assert configuration["additionalProperties"] is False

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import multiprocessing
-import os
 import re
 import resource
 import signal
@@ -12,22 +10,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
-import uvloop
 
 from seqwright.artifacts import save_model
 from seqwright.errors import ClientError
 from seqwright.inference.translator import Translator
+from seqwright.serving.hosts import allowed_hosts
 from seqwright.serving.limits import Limits
-from seqwright.serving.search_process import _Link
 from seqwright.serving.server import serve
 from tests.serving.conftest import ENDLESS, command
-from tests.serving.test_connections import answers_on, check_error, sending
-from tests.serving.test_direct import post
+from tests.serving.raw_http import answers_on, check_error, post, sending
 
 
 @pytest.fixture
@@ -86,33 +82,6 @@ def test_long_searches_do_not_hold_up_the_others(model: Path, translator: Transl
 
     with command("serve", "--model", model, "--port", 0, "--precision", "fp32", "--workers", 1) as (url, _):
         assert asyncio.run(ask(url)) == [translator.translate(["w5 w6"])[0].text] * 5
-
-
-@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
-def test_messages_of_any_size_pass_between_processes(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
-    sizes = [0, 5_000_000, 3, 70_000, 1]
-
-    async def exchange() -> list[int]:
-        ours, theirs = multiprocessing.Pipe()
-        received: asyncio.Queue[bytes] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-        _, link = await loop.create_unix_connection(_Link, sock=socket.socket(fileno=os.dup(ours.fileno())))
-        link.receive = received.put_nowait
-        for size in sizes:
-            link.send(bytes(size))
-
-        def echo() -> None:
-            for _ in sizes:
-                theirs.send(theirs.recv())
-
-        await asyncio.to_thread(echo)
-        found = [len(await received.get()) for _ in sizes]
-        theirs.close()
-        await link.lost
-        return found
-
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        assert runner.run(asyncio.wait_for(exchange(), 60)) == sizes
 
 
 def test_sigterm_while_it_loads_is_a_clean_end(model: Path) -> None:
@@ -183,6 +152,32 @@ def test_a_closed_terminal_ends_it_like_sigterm(model: Path) -> None:
                 time.sleep(0.1)
             assert answers_on(connection).startswith(b"HTTP/1.1 200 ")
         assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ([], {"localhost": True, "127.0.0.1:8080": True, "evil.example": False}),
+        (["--allowed-hosts", "my.example, other"], {"my.example": True, "localhost": False}),
+        (["--allowed-hosts", "*"], {"evil.example": True}),
+        (["--host", "0.0.0.0"], {"evil.example": True, "localhost": True}),  # noqa: S104
+    ],
+)
+def test_on_a_loopback_address_only_its_own_names_are_answered(
+    model: Path, options: list[str], allowed: dict[str, bool]
+) -> None:
+    with command("serve", "--model", model, "--port", 0, "--precision", "fp32", "--workers", 1, *options) as (url, _):
+        local = f"http://127.0.0.1:{urlsplit(url).port}"
+        for host, is_allowed in allowed.items():
+            status = httpx.get(f"{local}/ping", headers={"Host": host}).status_code
+            assert status == (200 if is_allowed else 421), host
+
+
+def test_the_names_of_a_loopback_address_include_the_host_that_was_given() -> None:
+    local = {"localhost", "127.0.0.1", "[::1]"}
+    assert allowed_hosts("Box.local", "127.0.1.1", None) == {*local, "127.0.1.1", "box.local"}
+    assert allowed_hosts("ip6-localhost", "::1", None) == {*local, "ip6-localhost"}
+    assert allowed_hosts("box", "192.0.2.1", None) is None
 
 
 def test_an_address_of_ipv6_has_brackets(model: Path) -> None:

@@ -1,4 +1,4 @@
-"""`seqwright serve`."""
+"""The command `seqwright serve`."""
 
 from typing import Annotated
 
@@ -24,14 +24,24 @@ def serve_command(
     max_batch: Annotated[int, typer.Option(min=1, help="Instances searched together.")] = 64,
     max_batch_tokens: Annotated[int, typer.Option(min=1, help="Source tokens searched together.")] = 8192,
     max_wait_ms: Annotated[
-        float, typer.Option(min=0, max=1_000_000, help="How long a batch waits for more requests.")
+        float, typer.Option(min=0, max=1_000_000, help="How long a batch waits at most for more requests.")
     ] = 5.0,
     backlog: Annotated[
-        float, typer.Option(min=0, max=1_000_000, help="Batches that may be unanswered before requests are refused.")
-    ] = 0.625,
+        float,
+        typer.Option(
+            min=0, max=1_000_000, help="Full batches for each process that may be unanswered; more is refused."
+        ),
+    ] = 2.5,
     deadline: Annotated[
-        float, typer.Option(min=0, max=1_000_000, help="Seconds in which a request is answered or given up.")
+        float, typer.Option(min=0, max=1_000_000, help="Seconds after which an unanswered request gets an error.")
     ] = 55.0,
+    allowed_hosts: Annotated[
+        str | None,
+        typer.Option(
+            help="Names in the Host header that are answered, separated by commas; * for all. If not given: on a "
+            "loopback address only its own names, on others all."
+        ),
+    ] = None,
 ) -> None:
     """Serve a model over HTTP, in the formats of the original's endpoint."""
     with exit_on_sigterm() as end_if_asked:  # the imports take seconds, in which it may come
@@ -57,4 +67,5 @@ def serve_command(
                     backlog=backlog,
                     deadline=deadline,
                 ),
+                allowed_hosts=allowed_hosts,
             )

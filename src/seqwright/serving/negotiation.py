@@ -1,4 +1,4 @@
-"""Which format a request is in, and which one its answer takes."""
+"""The formats of a request and of its answer, by the headers `Content-Type` and `Accept`."""
 
 import re
 from functools import lru_cache
@@ -15,35 +15,17 @@ _COMPRESSIONS = frozenset({"br", "compress", "deflate", "dcb", "dcz", "gzip", "x
 _OFFERS = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
 
 
-@lru_cache(maxsize=64)
-def negotiated(content_type: str | None, accept: str | None) -> tuple[str, str]:
-    """The formats of a request and of its answer; see `request_format` and `response_format`.
-
-    Raises:
-        RequestError: 415 or 406, as those.
-    """
-    sent = request_format(content_type)
-    return sent, response_format(accept, sent)
-
-
 def check_encoding(content_encoding: str | None) -> None:
-    """Check that a Content-Encoding header names no compression; other words in it are passed over.
-
-    Raises:
-        RequestError: 415 where it does.
-    """
+    """Check that a Content-Encoding header names no compression; raises `RequestError`, 415, if it does."""
     if content_encoding and (found := _COMPRESSIONS & {part.strip().lower() for part in content_encoding.split(",")}):
         raise RequestError(
             415, "unsupported_content_encoding", f"cannot read {', '.join(sorted(found))}: send the body as it is"
         )
 
 
+@lru_cache(maxsize=64)
 def request_format(content_type: str | None) -> str:
-    """The format that a Content-Type header names.
-
-    Raises:
-        RequestError: 415 where it is missing, not one of `FORMATS`, or in another charset than UTF-8.
-    """
+    """The format that a Content-Type header names; raises `RequestError`, 415, for any but `FORMATS` in UTF-8."""
     name, parameters = _parse(content_type or "")
     if name not in FORMATS:
         given = f"{content_type!r}" if content_type else "a request without Content-Type"
@@ -54,16 +36,9 @@ def request_format(content_type: str | None) -> str:
     return name
 
 
+@lru_cache(maxsize=64)
 def response_format(accept: str | None, request: str) -> str:
-    """The format that an Accept header prefers; that of the request where it leaves the choice.
-
-    Args:
-        accept: the header; None or empty leaves the choice.
-        request: the format of the request.
-
-    Raises:
-        RequestError: 406 where the header allows none of `FORMATS`.
-    """
+    """The format that an Accept header prefers, that of the request first; raises `RequestError`, 406, for none."""
     ranges = [_parse(part) for part in accept.split(",") if part.strip()] if accept else []
     if not ranges:
         return request
@@ -83,7 +58,7 @@ def _parse(header: str) -> tuple[str, dict[str, str]]:
 
 
 def _quality(offer: str, ranges: list[tuple[str, dict[str, str]]]) -> float:
-    """What the most specific of the ranges gives `offer`, 0 where none takes it in."""
+    """The quality that the most specific of the ranges gives `offer`, 0 if none includes it."""
     found = dict.fromkeys((offer, offer.split("/")[0] + "/*", "*/*"), -1.0)
     for name, parameters in ranges:
         if name in found:

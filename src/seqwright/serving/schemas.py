@@ -1,4 +1,4 @@
-"""The JSON of requests and responses: what validates it and what /openapi.json says of it are the same classes."""
+"""The JSON of requests and answers: these classes validate requests and describe both in /openapi.json."""
 
 from typing import Annotated, Literal
 
@@ -7,23 +7,23 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 MAX_BEAM_SIZE = 64
 MAX_OUTPUT_LENGTH = 1000
 MAX_INSTANCES = 5000
-MAX_WITH_ATTENTION = 1000
-"""Instances of one request that may ask for attention, whose answers grow with the square of the length."""
+MAX_WITH_ATTENTION = 1000  # instances of a request: attention matrices grow with the square of the length
 
 Switch = StrictBool | Literal["true", "false"]
-Sequence = Annotated[
+SourceText = Annotated[
     str,
     Field(
         strict=True,
-        description="Tokens separated by white space, at least one. Words that the model does not know count as <unk>; "
-        "what is longer than the model's max_seq_len_source is cut, and the header X-Seqwright-Truncated says so.",
-        json_schema_extra={"pattern": r"\S", "examples": ["P R O N O U N C E"]},
+        description="Tokens separated by white space; the translation of none is empty. A token that the model does "
+        "not know counts as <unk>, and the header X-Seqwright-Unknown counts these. A sequence longer than the model's "
+        "max_seq_len_source is cut, and the header X-Seqwright-Truncated says so.",
+        json_schema_extra={"examples": ["P R O N O U N C E"]},
     ),
 ]
 
 
 def _whole(value: object) -> object:
-    """JSON has one kind of number: 5.0 is 5."""
+    """5 for 5.0: JSON has one kind of number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -37,37 +37,33 @@ class Configuration(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     attention_matrix: Switch = Field(False, description="Answer with `matrix`.")
-    beam_size: BeamSize | None = Field(
-        None, description="Hypotheses that the search keeps; the model's beam_size by default."
-    )
-    nbest: BeamSize | None = Field(
-        None, description="Answer with `nbest`, so many of the best; a narrower beam is widened to it."
-    )
+    beam_size: BeamSize | None = Field(None, description="Hypotheses that are kept; the model's beam_size by default.")
+    nbest: BeamSize | None = Field(None, description="Answer with `nbest`, so many; a narrower beam is widened to it.")
     max_output_length: OutputLength | None = Field(
-        None, description="Tokens after which a translation is cut off; by default a limit that goes with the source's."
+        None, description="Tokens after which a translation is cut off; by default a limit that grows with the source."
     )
     scores: Switch = Field(False, description="Answer with `score`.")
     tokens: Switch = Field(False, description="Answer with `tokens`, the short form of `matrix`.")
 
 
-class Instance(BaseModel):
+class JsonInstance(BaseModel):
     """One sequence to translate."""
 
-    data: Sequence
+    data: SourceText
     configuration: Configuration | None = None
 
 
-class Line(BaseModel):
+class JsonLine(BaseModel):
     """One line of application/jsonlines."""
 
-    source: Sequence
+    source: SourceText
     configuration: Configuration | None = None
 
 
-class Request(BaseModel):
+class JsonRequest(BaseModel):
     """The body of application/json."""
 
-    instances: Annotated[list[Instance], Field(min_length=1, max_length=MAX_INSTANCES)]
+    instances: list[JsonInstance] = Field(json_schema_extra={"minItems": 1, "maxItems": MAX_INSTANCES})
 
 
 class Alternative(BaseModel):
@@ -90,17 +86,13 @@ class Prediction(BaseModel):
     """The translation of one instance; all but `target` only where asked for."""
 
     target: str = Field(description="Tokens separated by spaces.")
-    matrix: list[list[float]] = Field(
-        default=[], description="Attention weights: one row a target token, one column a source token."
-    )
-    score: float = Field(
-        default=0.0, description="Negative log probability over the number of target tokens: lower is better."
-    )
-    nbest: list[Alternative] = Field(default=[], description="The best translations, best first.")
-    tokens: list[Alignment] = Field(default=[], description="One entry a target token.")
+    matrix: list[list[float]] = Field([], description="Attention: one row a target token, one column a source token.")
+    score: float = Field(0.0, description="Negative log probability over the number of tokens: lower is better.")
+    nbest: list[Alternative] = Field([], description="The best translations, best first.")
+    tokens: list[Alignment] = Field([], description="One entry a target token.")
 
 
-class Response(BaseModel):
+class JsonAnswer(BaseModel):
     """The answer to application/json."""
 
     predictions: list[Prediction]
@@ -111,7 +103,7 @@ class ErrorDetail(BaseModel):
 
     code: str = Field(description="The kind of error, a fixed word.")
     message: str = Field(description="What was wrong and what to do.")
-    instance: int | None = Field(description="The instance at fault, counted from 0; null where there is none.")
+    instance: int | None = Field(description="The instance at fault, counted from 0; null if there is none.")
 
 
 class ErrorBody(BaseModel):

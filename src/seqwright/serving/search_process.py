@@ -1,362 +1,201 @@
-"""A translator in a process of its own.
+"""A searcher in a process of its own, which is replaced when it dies or stops.
 
-Search is a long chain of small tensor operations, each of which lets go of Python's interpreter lock and must get it
+Search is a long chain of small tensor operations, each of which releases Python's interpreter lock and must get it
 back. Beside the work of HTTP in the same process that costs half of the throughput; apart, they run on two cores.
+
+The endpoint keeps a copy of the model. Every process gets it from there, so that all that ever search have the same
+model, whatever happens to its files.
 """
 
 import asyncio
 import contextlib
-import gc
 import logging
-import multiprocessing
-import os
-import pickle
-import socket
-import struct
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any, cast
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-import torch
-
-from seqwright.data.vocabulary import UNK, Vocabulary
-from seqwright.errors import AlgorithmError, ClientError
-from seqwright.hyperparameters import Hyperparameters
-from seqwright.inference.translator import Translation, Translator
-from seqwright.processes import starting
-from seqwright.serving.searcher import Batch, Found, News
+from seqwright.errors import AlgorithmError, SeqwrightError
+from seqwright.processes import ChildProcess
+from seqwright.serving.search_loop import SearchResult, run_searches
+from seqwright.serving.searcher import ModelDescription, OnFound, SearchBatch, SearcherLostError, SearchUpdate
 
 _LOGGER = logging.getLogger(__name__)
 
-_FEW = 2
-"""Sentences of a batch that gains by the whole processor, while nobody else searches."""
-
-_LEAVE_SECONDS = 5.0
-"""Seconds that a process has to end by itself, a step of its search included."""
-
-_HOLD_SECONDS = 0.003
-"""From the step that found a translation, how long it waits for others of its batch, to be sent with them: each message
-takes time from the searches, and so do clients that ask again one by one. After a longer step it does not wait."""
-
-_NICENESS = 5
-"""By how much search yields to HTTP, whose work is short and holds up everyone."""
-
-
-@dataclass(frozen=True)
-class _Model:
-    """What the process says of its model when it is ready."""
-
-    settings: Hyperparameters
-    source_vocabulary: Vocabulary
-    device: str
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What the process sends.
-
-    Attributes:
-        number: the batch's.
-        found: the positions and translations of the searches that a step ended.
-        is_last: whether that was the end of the batch: said with its last translations, for a client that asks again
-            as soon as it has its answer is to find this process free.
-        failure: what went wrong.
-    """
-
-    number: int
-    found: list[tuple[int, Translation]]
-    is_last: bool = False
-    failure: str | None = None
+_START_SECONDS = 300.0  # that a process may take to start, on a machine that is busy
+_CHECK_SECONDS = 1.0  # from one check for a sign of life to the next; a process gives one as often
+_MAX_SILENT_CHECKS = 10  # checks without a sign of life after which a process is replaced
+_MAX_RESTART_SECONDS = 30.0  # between two attempts to start a process; the first pause is a second, the next two
 
 
 class SearchProcess:
-    """A translator in a process of its own. A process that dies is started again.
+    """A searcher in a process of its own; see `Searcher`.
+
+    A process that dies, or gives no sign of life for ten seconds, is killed and another is started. Its searches raise
+    `SearcherLostError`.
 
     Args:
-        model: a model folder or `model.tar.gz`.
+        model: what the endpoint must know of the model.
+        pickled: the model, a pickled `TrainedModel`.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `fp32` or `bf16`.
-        share: processes that share the processor. A search of one or two sentences has all of its threads while no
-            other runs, any other search one such part of them: two that use every core do not take turns, each spins
-            while it waits for its own preempted threads.
+        processes: how many processes share the processor, this one included.
+
+    Attributes:
+        healthy: false if the last attempt to start a process failed.
+        device: where the model runs.
 
     Raises:
-        ClientError: the model is missing or damaged, or the device or precision is not to be had.
+        ClientError: the device or precision is not available.
     """
 
-    def __init__(self, model: Path, device: str = "auto", precision: str = "auto", share: int = 1) -> None:
-        self._arguments = (model, device, precision, share)
-        self._link: _Link | None = None
-        self._linking = asyncio.Lock()
-        self._receivers: dict[int, Callable[[_Answer], None]] = {}
-        self._told: News | None = None
-        self._socket, self._process, self._model = self._start()
+    def __init__(
+        self, model: ModelDescription, pickled: bytes, device: str = "auto", precision: str = "auto", processes: int = 1
+    ) -> None:
+        self.model = model
+        self.healthy = True
+        self.device = ""
+        self._pickled = pickled
+        self._arguments = (device, precision, processes)
+        self.ready = asyncio.Event()
+        self._searches: dict[int, tuple[asyncio.Future[None], OnFound]] = {}  # by the numbers of the batches
+        self._last_update: SearchUpdate | None = None
+        self._heard = False  # a sign of life since the last check
+        self._closed = False
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="seqwright-send")  # a full pipe makes it wait
+        self._starting = threading.Lock()  # held while a process is started, so that `close` misses none
+        self._start()
 
-    @property
-    def settings(self) -> Hyperparameters:
-        """The model's hyperparameters."""
-        return self._model.settings
+    async def watch(self, on_unhealthy: Callable[[], None]) -> None:
+        """As `Searcher.watch`."""
+        while not self._closed:
+            self.ready.set()
+            reason = await self._listen()
+            self.ready.clear()
+            _LOGGER.error("%s: starting another", reason)
+            for ended, _ in self._searches.values():
+                if not ended.done():
+                    ended.set_exception(SearcherLostError(reason))
+            await self._restart(on_unhealthy)
 
-    @property
-    def source_vocabulary(self) -> Vocabulary:
-        """The model's source tokens and ids."""
-        return self._model.source_vocabulary
-
-    @property
-    def device(self) -> str:
-        """Where the model runs."""
-        return self._model.device
-
-    async def search(self, number: int, batch: Batch, news: News, found: Found) -> None:
-        """As `Searcher.search`.
-
-        Raises:
-            AlgorithmError: the search failed, or its process died.
-        """
-        link = await self._linked()
-        ended: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-
-        def receive(answer: _Answer) -> None:
-            if answer.is_last:
-                ended.set_result(answer.failure)
-            for position, translation in answer.found:
-                found(position, translation)
-
-        def lose(_: asyncio.Future[None]) -> None:
-            if not ended.done():
-                ended.set_exception(AlgorithmError("the search process ended, for want of memory perhaps"))
-
-        self._receivers[number] = receive
-        self._told = news
-        link.send((number, batch, news))
-        link.lost.add_done_callback(lose)
+    async def search(self, number: int, batch: SearchBatch, update: SearchUpdate, on_found: OnFound) -> None:
+        """As `Searcher.search`; raises `AlgorithmError` if the search failed."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._searches[number] = ended, on_found
+        self._last_update = update
+        self._send((number, batch, update))
         try:
-            failure = await ended
-        except AlgorithmError:
-            await self._linked()
-            raise
+            await ended
         finally:
-            del self._receivers[number]
-            link.lost.remove_done_callback(lose)
-        if failure is not None:
-            raise AlgorithmError(f"the search failed:\n{failure}")
+            del self._searches[number]
 
-    def tell(self, news: News) -> None:
+    def tell(self, update: SearchUpdate) -> None:
         """As `Searcher.tell`."""
-        if self._link and news != self._told:
-            self._told = news
-            self._link.send(news)
+        if self.ready.is_set() and update != self._last_update:
+            self._last_update = update
+            self._send(update)
 
     def close(self) -> None:
         """End the process."""
-        with contextlib.suppress(OSError):  # it is not connected where the process has ended
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self._process.join(_LEAVE_SECONDS)
-        self._process.kill()
-        self._process.join()
+        with self._starting:
+            self._closed = True
+            self._child.kill()  # before its connection is closed: a thread may read from that
+        self._sender.shutdown()
 
-    async def _linked(self) -> "_Link":
-        """The way to a process that is there, on the running event loop: to another in the place of one that ended."""
-        if self._link and not self._link.lost.done():
-            return self._link
-        async with self._linking:
-            if self._link and self._link.lost.done():
-                self.close()
-                self._link = None
-                _LOGGER.error("the search process ended (exit code %s): starting another", self._process.exitcode)
-                self._socket, self._process, self._model = await asyncio.to_thread(self._start)
-            if self._link is None:
-                loop = asyncio.get_running_loop()
-                _, self._link = await loop.create_unix_connection(_Link, sock=self._socket.dup())
-                self._link.receive = lambda answer: self._receivers[answer.number](answer)
-            return self._link
-
-    def _start(self) -> tuple[socket.socket, BaseProcess, _Model]:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, *self._arguments), name="seqwright-search", daemon=True)
-        with starting():
-            process.start()
-        theirs.close()
-        with ours:
-            try:
-                model: _Model | ClientError = ours.recv()
-            except EOFError as error:
-                raise AlgorithmError("the search process ended while it loaded the model") from error
-            except BaseException:
-                process.kill()
-                raise
-            if isinstance(model, ClientError):
-                process.join()
-                raise model
-            return socket.socket(fileno=os.dup(ours.fileno())), process, model
-
-
-class _Link(asyncio.Protocol):
-    """The event loop's end of a `multiprocessing.Connection`: reads and writes without waiting, however much it is.
-
-    A message is its length in four bytes, or -1 and its length in eight, and a pickle.
-
-    Attributes:
-        receive: told of every message that comes.
-        lost: done when the other side has closed.
-    """
-
-    def __init__(self) -> None:
-        self.receive: Callable[[Any], None] = lambda _: None
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._transport: asyncio.WriteTransport | None = None
-        self._buffer = bytearray()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way to write."""
-        self._transport = cast(asyncio.WriteTransport, transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Note the end."""
-        if not self.lost.done():
-            self.lost.set_result(None)
-
-    def data_received(self, data: bytes) -> None:
-        """Hand on the messages that are complete."""
-        self._buffer += data
-        while (message := self._next()) is not None:
-            self.receive(pickle.loads(message))  # noqa: S301 - of a process of our own
-
-    def send(self, message: object) -> None:
-        """Send a message; to one that has ended, nothing."""
-        assert self._transport is not None  # noqa: S101 - asyncio calls `connection_made` first
-        content = pickle.dumps(message)
-        head = _SHORT.pack(len(content)) if len(content) <= _LONGEST else _SHORT.pack(-1) + _LONG.pack(len(content))
-        self._transport.write(head + content)
-
-    def _next(self) -> bytes | None:
-        """The message at the head of the buffer, taken from it; None while it is not complete."""
-        start = _SHORT.size
-        if len(self._buffer) < start:
-            return None
-        (size,) = _SHORT.unpack_from(self._buffer)
-        if size < 0:
-            start += _LONG.size
-            if len(self._buffer) < start:
-                return None
-            (size,) = _LONG.unpack_from(self._buffer, _SHORT.size)
-        if len(self._buffer) < start + size:
-            return None
-        message = bytes(memoryview(self._buffer)[start : start + size])
-        del self._buffer[: start + size]
-        return message
-
-
-_SHORT, _LONG, _LONGEST = struct.Struct("!i"), struct.Struct("!Q"), (1 << 31) - 1
-
-
-def _serve(connection: Connection, model: Path, device: str, precision: str, share: int) -> None:
-    """The process: load, translate once so that the first request is not slow, and search until the pipe closes."""
-    with contextlib.suppress(AttributeError, OSError):
-        os.nice(_NICENESS)
-    try:
-        translator = Translator.load(model, device, precision)
-        translator.translate_ids([[UNK]])
-    except ClientError as error:
-        connection.send(error)
-        return
-    worker = _Worker(translator, share)
-    gc.freeze()
-    with contextlib.suppress(EOFError, OSError):
-        connection.send(_Model(translator.settings, translator.source_vocabulary, str(translator.device)))
-        while True:
-            while not worker.is_busy or connection.poll():
-                message: tuple[int, Batch, News] | News = connection.recv()
-                if isinstance(message, tuple):
-                    worker.begin(*message)
-                else:
-                    worker.hear(message)
-            if answer := worker.step():
-                connection.send(answer)
-
-
-@dataclass
-class _Search:
-    """A search that runs.
-
-    Attributes:
-        number: its batch's.
-        size: sources.
-        found: what was found and not yet sent.
-        due: when that is sent, by `time.perf_counter`, unless the search ends before.
-        steps: takes a step when asked for the next.
-        used: seconds of its steps, and what the one had used that had used the least when this one began.
-    """
-
-    number: int
-    size: int
-    found: list[tuple[int, Translation]]
-    steps: Iterator[None]
-    used: float
-    due: float = 0.0
-
-
-class _Worker:
-    """The process at work. Searches that run at once have equal shares of its time, whatever their steps cost."""
-
-    def __init__(self, translator: Translator, share: int) -> None:
-        self._translator = translator
-        self._threads = torch.get_num_threads()
-        self._share = max(1, self._threads // share)
-        self._news = News()
-        self._running: list[_Search] = []
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether there is something to do."""
-        return bool(self._running)
-
-    def begin(self, number: int, batch: Batch, news: News) -> None:
-        """Take on a batch. Its first step comes before any other's."""
-        found: list[tuple[int, Translation]] = []
-
-        def put(position: int, translation: Translation) -> None:
-            found.append((position, translation))
-
-        steps = batch.steps(self._translator, put, lambda: self._news.abandoned.get(number, ()))
-        used = min((each.used for each in self._running), default=0.0)
-        self._running.insert(0, _Search(number, len(batch.sources), found, steps, used))
-        self.hear(news)
-
-    def hear(self, news: News) -> None:
-        """Take note of what is new."""
-        self._news = news
-        few = sum(each.size for each in self._running) <= _FEW
-        torch.set_num_threads(self._threads if news.alone and few else self._share)
-
-    def step(self) -> _Answer | None:
-        """Take one step of the search that has used the least time; what there is to send then."""
-        search = min(self._running, key=lambda each: each.used)
-        started = time.perf_counter()
-        if not search.found:
-            search.due = started + _HOLD_SECONDS
-        is_last, failure = False, None
+    def _start(self) -> None:
+        """Start a process and wait until it has loaded the model."""
+        with self._starting:
+            if self._closed:
+                return
+            self._child = child = ChildProcess(run_searches, *self._arguments, name="the search process")
         try:
-            is_last = next(search.steps, _END) is _END
-        except Exception:
-            is_last, failure = True, traceback.format_exc()
-        now = time.perf_counter()
-        search.used += now - started
-        if is_last:
-            self._running.remove(search)
-        is_held = now < search.due and len(self._running) == 1
-        if not is_last and (is_held or not search.found):
-            return None
-        answer = _Answer(search.number, search.found.copy(), is_last, failure)
-        search.found.clear()
-        return answer
+            child.send(self._pickled)
+            if not child.connection.poll(_START_SECONDS):
+                raise AlgorithmError(f"the search process did not start within {_START_SECONDS:g} seconds")
+            self.device = child.receive()
+        except BaseException:
+            child.close()
+            raise
 
+    async def _start_in_thread(self) -> Exception | None:
+        """Start a process in a thread that the end of the endpoint does not wait for; the error if that fails."""
+        loop = asyncio.get_running_loop()
+        started: asyncio.Future[Exception | None] = loop.create_future()
 
-_END = object()
+        def start() -> None:
+            error: Exception | None = None
+            try:
+                self._start()
+            except (SeqwrightError, OSError) as caught:
+                error = caught
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(started.set_result, error)
+
+        threading.Thread(target=start, daemon=True).start()
+        return await asyncio.shield(started)
+
+    async def _restart(self, on_unhealthy: Callable[[], None]) -> None:
+        """Start another process, with growing pauses until that succeeds."""
+        pause = 1.0
+        while not self._closed:
+            error = await self._start_in_thread()
+            if error is None:
+                self.healthy = True
+                return
+            if not self._closed:
+                _LOGGER.error("cannot start another search process, trying again in %g seconds: %s", pause, error)
+                self.healthy = False
+                on_unhealthy()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _MAX_RESTART_SECONDS)
+
+    async def _listen(self) -> str:
+        """Receive messages until the process ends; kill it if it gives no sign of life. Returns why it ended."""
+        loop, child = asyncio.get_running_loop(), self._child
+        ended: asyncio.Future[str] = loop.create_future()
+
+        def read() -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                try:
+                    while True:
+                        loop.call_soon_threadsafe(self._receive, child.receive())
+                except SeqwrightError as error:
+                    loop.call_soon_threadsafe(ended.set_result, str(error))
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        silent = 0
+        while not ended.done():
+            await asyncio.wait([ended], timeout=_CHECK_SECONDS)
+            silent = 0 if self._heard else silent + 1
+            self._heard = False
+            if silent == _MAX_SILENT_CHECKS and not ended.done():
+                _LOGGER.error("the search process gives no sign of life")
+                await asyncio.to_thread(child.kill)
+        await asyncio.to_thread(reader.join)
+        child.close()
+        return ended.result()
+
+    def _receive(self, result: SearchResult | None) -> None:
+        """Take in a message of the process."""
+        self._heard = True
+        if result is None or result.number not in self._searches:
+            return
+        ended, on_found = self._searches[result.number]
+        if ended.done():
+            return
+        if result.failure is not None:
+            ended.set_exception(AlgorithmError(f"the search failed:\n{result.failure}"))
+        elif result.is_last:
+            ended.set_result(None)
+        for position, translation in result.found:
+            on_found(position, translation)
+
+    def _send(self, message: object) -> None:
+        """Send a message to the process without waiting; one that has ended gets nothing."""
+        connection = self._child.connection
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                connection.send(message)
+
+        self._sender.submit(send)

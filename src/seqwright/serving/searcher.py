@@ -1,103 +1,99 @@
-"""What the endpoint needs of a translator, and a translator in threads beside the event loop."""
+"""What the endpoint and its searchers tell each other."""
 
 import asyncio
+import dataclasses
+import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self
 
+from seqwright.artifacts import LengthRatio, TrainedModel
 from seqwright.data.vocabulary import Vocabulary
+from seqwright.errors import AlgorithmError
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.inference.options import SearchOptions
 from seqwright.inference.translator import Translation, Translator
 
-Found = Callable[[int, Translation], None]
-"""Told the position of a source in its batch, and its translation."""
+OnFound = Callable[[int, Translation], None]  # called with a position in the batch, and its translation
+
+
+class SearcherLostError(AlgorithmError):
+    """The searcher ended during a search, which another may do again."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What is searched together; see `Translator.translate_batch`.
+class ModelDescription:
+    """What the endpoint must know of a model besides its translations."""
 
-    Attributes:
-        sources: source ids, longest first.
-        options: the search options of each source.
-    """
+    settings: Hyperparameters
+    source_vocabulary: Vocabulary
+    length_ratio: LengthRatio
+    target_token_bytes: float  # the mean size of a target token in JSON, with the space that follows
 
-    sources: Sequence[Sequence[int]]
-    options: Sequence[SearchOptions]
+    @classmethod
+    def of(cls, trained: TrainedModel) -> Self:
+        """Describe a model."""
+        tokens = trained.target_vocabulary.tokens
+        size = len(json.dumps(" ".join(tokens), ensure_ascii=False).encode()) / len(tokens)
+        return cls(trained.settings, trained.source_vocabulary, trained.length_ratio, size)
 
-    def steps(self, translator: Translator, found: Found, abandoned: Callable[[], Sequence[int]]) -> Iterator[None]:
-        """Its search by `translator`, a step at a time."""
-        return translator.translate_batch(self.sources, self.options, found, cancelled=abandoned)
+    def max_output_length(self, source_length: int, options: SearchOptions) -> int:
+        """Tokens of the longest translation of a source of so many tokens: the rule of `Translator`."""
+        if options.max_output_length is not None:
+            return options.max_output_length
+        width = self.settings.bucket_width
+        bucket = math.ceil((source_length + 1) / width) * width
+        return math.ceil((self.length_ratio.mean + 2 * self.length_ratio.std) * bucket) + 1
 
 
 @dataclass(frozen=True)
-class News:
-    """What a searcher must know while it searches.
+class SearchBatch:
+    """Sources that are searched together; see `Translator.translate_batch`."""
 
-    Attributes:
-        abandoned: positions that nobody wants any more, by the number of their batch.
-        alone: whether no other searcher shares the processor.
-    """
+    sources: Sequence[Sequence[int]]  # source ids, longest first
+    options: Sequence[SearchOptions]  # of each source
 
-    abandoned: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    alone: bool = True
+    def steps(
+        self, translator: Translator, on_found: OnFound, cancelled: Callable[[], Sequence[int]]
+    ) -> Iterator[None]:
+        """Search with `translator`, one step for each `next`."""
+
+        def put(position: int, translation: Translation) -> None:
+            if translation.attention is not None:  # no answer has the large matrices of the alternatives
+                others = [dataclasses.replace(each, attention=None) for each in translation.alternatives]
+                translation = dataclasses.replace(translation, alternatives=others)
+            on_found(position, translation)
+
+        return translator.translate_batch(self.sources, self.options, put, cancelled=cancelled)
+
+
+@dataclass(frozen=True)
+class SearchUpdate:
+    """What a searcher must know while it searches."""
+
+    cancelled: Mapping[int, Sequence[int]] = field(default_factory=dict)  # positions by the number of their batch
+    alone: bool = True  # whether no other searcher shares the processor
 
 
 class Searcher(Protocol):
-    """Searches batches beside the event loop: one at a time mostly, a few in turns where some take long."""
+    """Searches batches beside the event loop, a few at a time, always with the same model."""
 
-    @property
-    def settings(self) -> Hyperparameters:
-        """The model's hyperparameters."""
+    model: ModelDescription
+    ready: asyncio.Event  # set while it can search
+    healthy: bool  # whether it can search, or will soon be able to again
 
-    @property
-    def source_vocabulary(self) -> Vocabulary:
-        """The model's source tokens and ids."""
+    async def watch(self, on_unhealthy: Callable[[], None]) -> None:
+        """Keep it able to search, until cancelled; `on_unhealthy` is called whenever that has failed."""
 
-    async def search(self, number: int, batch: Batch, news: News, found: Found) -> None:
-        """Translate a batch, which `News` name by its number; `found` is called on the event loop as soon as each
-        source is done."""
+    async def search(self, number: int, batch: SearchBatch, update: SearchUpdate, on_found: OnFound) -> None:
+        """Translate a batch, which updates name by its number.
 
-    def tell(self, news: News) -> None:
-        """Let the running searches know, before their next steps or soon after."""
+        `on_found` is called on the event loop as soon as the translation of a source is found.
 
+        Raises:
+            SearcherLostError: it ended meanwhile.
+        """
 
-class ThreadSearcher:
-    """A translator in threads of the same process: for models served beside other work, and for tests.
-
-    Args:
-        translator: the translator.
-    """
-
-    def __init__(self, translator: Translator) -> None:
-        self._translator = translator
-        self._news = News()
-
-    @property
-    def settings(self) -> Hyperparameters:
-        """The model's hyperparameters."""
-        return self._translator.settings
-
-    @property
-    def source_vocabulary(self) -> Vocabulary:
-        """The model's source tokens and ids."""
-        return self._translator.source_vocabulary
-
-    async def search(self, number: int, batch: Batch, news: News, found: Found) -> None:
-        """As `Searcher.search`, in a thread of its own; raises what the search raises."""
-        self._news = news
-        loop = asyncio.get_running_loop()
-
-        def put(position: int, translation: Translation) -> None:
-            loop.call_soon_threadsafe(found, position, translation)
-
-        def run() -> None:
-            for _ in batch.steps(self._translator, put, lambda: self._news.abandoned.get(number, ())):
-                pass
-
-        await asyncio.to_thread(run)
-
-    def tell(self, news: News) -> None:
-        """As `Searcher.tell`."""
-        self._news = news
+    def tell(self, update: SearchUpdate) -> None:
+        """Send an update, which the running searches take into account after their next steps."""
