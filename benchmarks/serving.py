@@ -2,9 +2,9 @@
 
     python benchmarks/serving.py --model MODEL --sentences FILE [-- serve options …]
 
-`FILE` has one source sequence a line; the first `--count` of them are used. The following is measured in this order, all
-of it `--rounds` times, because a shared machine is faster in one minute than in the next. The table has medians, and of
-the ratios the least and the greatest as well.
+`FILE` has one source sequence a line; the first `--count` of them are used. The following is measured in this order,
+all of it `--rounds` times, because a shared machine is faster in one minute than in the next. The table has medians,
+and of the ratios the least and the greatest as well.
 
 - offline: sentences a second of what `seqwright translate` does once the model is loaded, from file to file;
 - a crowd: `--clients` clients, each asking for one sentence after another, their rate against offline;
