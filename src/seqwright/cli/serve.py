@@ -31,7 +31,7 @@ def serve_command(
         typer.Option(
             min=0, max=1_000_000, help="Full batches for each process that may be unanswered; more is refused."
         ),
-    ] = 2.5,
+    ] = 2.0,
     deadline: Annotated[
         float, typer.Option(min=0, max=1_000_000, help="Seconds after which an unanswered request gets an error.")
     ] = 55.0,

@@ -31,7 +31,7 @@ class Limits:
     max_batch: int = 64
     max_batch_tokens: int = 8192
     max_wait: float = 0.005
-    backlog: float = 2.5
+    backlog: float = 2.0
     deadline: float = 55.0
     max_buffered_bytes: int = 16 * MAX_BODY_BYTES
 
