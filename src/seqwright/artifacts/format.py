@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -31,8 +32,21 @@ class LengthRatio(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mean: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    std: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    mean: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    std: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+    def max_steps(self, source_length: int, bucket_width: int) -> int:
+        """Steps that a search for a translation may take, EOS counted, where no limit was given.
+
+        The original's rule: two standard deviations above the mean ratio, of the source's length rounded up to its
+        bucket.
+
+        Args:
+            source_length: positions of the source, EOS counted where there is one.
+            bucket_width: the hyperparameter.
+        """
+        bucket = math.ceil(source_length / bucket_width) * bucket_width
+        return math.ceil((self.mean + 2 * self.std) * bucket) + 1
 
 
 class Config(BaseModel):

@@ -255,16 +255,12 @@ class Translator:
         return batch.to(self.device), lengths.to(self.device)
 
     def _max_lengths(self, lengths: Tensor, options: Sequence[SearchOptions]) -> Tensor:
-        """Steps that a search may take, EOS counted, by source length `[B]`.
-
-        The original's rule where no other limit is given: two standard deviations above the mean length ratio, of the
-        source's length rounded up to its bucket.
-        """
+        """Steps that a search may take, EOS counted, by source length `[B]`."""
         ratio, width = self.trained.length_ratio, self.settings.bucket_width
-        buckets = torch.ceil(lengths / width) * width
-        steps: Tensor = torch.ceil((ratio.mean + 2 * ratio.std) * buckets).long() + 1
-        given = torch.tensor([(each.max_output_length or -1) + 1 for each in options], device=steps.device)
-        return torch.where(given > 0, given, steps)
+        pairs = zip(lengths.tolist(), options, strict=True)
+        return torch.tensor(
+            [each.max_output_length + 1 if each.max_output_length else ratio.max_steps(n, width) for n, each in pairs]
+        )
 
     def _assemble(self, source: Sequence[int], hypotheses: list[Hypothesis], limit: int | None) -> Translation:
         """The translation with its alternatives.

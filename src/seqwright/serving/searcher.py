@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
@@ -39,12 +38,10 @@ class ModelDescription:
         return cls(trained.settings, trained.source_vocabulary, trained.length_ratio, size)
 
     def max_output_length(self, source_length: int, options: SearchOptions) -> int:
-        """Tokens of the longest translation of a source of so many tokens: the rule of `Translator`."""
+        """Tokens of the longest translation of a source of so many tokens."""
         if options.max_output_length is not None:
             return options.max_output_length
-        width = self.settings.bucket_width
-        bucket = math.ceil((source_length + 1) / width) * width
-        return math.ceil((self.length_ratio.mean + 2 * self.length_ratio.std) * bucket) + 1
+        return self.length_ratio.max_steps(source_length + 1, self.settings.bucket_width)
 
 
 @dataclass(frozen=True)
