@@ -2,13 +2,24 @@
 
 import dataclasses
 import inspect
+import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from seqwright.artifacts import TrainedModel, save_model
+from seqwright.cli import app
 from seqwright.cli.translate import translate_command
 from seqwright.errors import ClientError
 from seqwright.inference.options import SearchOptions, search_options
+from seqwright.inference.translator import Translator
+from seqwright.serving.codecs import decode
 from seqwright.serving.schemas import Configuration
+from tests.conftest import vocabulary
+
+Maker = Callable[..., TrainedModel]
 
 NAMES = {field.name for field in dataclasses.fields(SearchOptions)}
 
@@ -58,3 +69,25 @@ def test_the_command_line_offers_every_option() -> None:
 def test_the_endpoint_offers_every_option() -> None:
     assert NAMES - {"attention"} <= set(Configuration.model_fields)
     assert {"attention_matrix", "tokens"} <= set(Configuration.model_fields)
+
+
+def test_every_option_of_a_request_reaches_the_search() -> None:
+    given = {"beam_size": 3, "nbest": 2, "attention_matrix": True, "max_output_length": 7}
+    body = json.dumps({"instances": [{"data": "w4 w5", "configuration": given}]}).encode()
+    (instance,) = decode(body, "application/json", vocabulary(20), max_length=10)
+    assert instance.options == SearchOptions(beam_size=3, nbest=2, attention=True, max_output_length=7)
+    assert set(given) - {"attention_matrix"} | {"attention"} == NAMES  # a new option needs a value here
+
+
+def test_every_option_of_the_command_line_reaches_the_search(small_model: Maker, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", small_model(seed=8, weight_init_scale=12.0), {})
+    (tmp_path / "in").write_text("w5 w9 w11\n")
+    options = {"--beam-size": "4", "--nbest": "3", "--max-output-length": "2"}
+    files = {"--model": tmp_path / "model", "--input": tmp_path / "in", "--output": tmp_path / "out"}
+    command = ["translate", *(str(part) for pair in (*files.items(), *options.items()) for part in pair)]
+    assert CliRunner().invoke(app, [*command, "--precision", "fp32"]).exit_code == 0
+    expected = Translator.load(tmp_path / "model", precision="fp32").translate(
+        "w5 w9 w11", SearchOptions(beam_size=4, nbest=3, max_output_length=2)
+    )
+    lines = [each.text for each in (expected, *expected.alternatives)]
+    assert (tmp_path / "out").read_text().splitlines() == lines + [""] * (3 - len(lines))

@@ -20,7 +20,7 @@ from seqwright.inference.input_report import InputReport
 from seqwright.inference.options import SearchOptions
 from seqwright.inference.pool import TranslatorPool
 from seqwright.inference.sources import Source, read_sources
-from seqwright.inference.translator import BATCH_SIZE, BATCHES_A_BLOCK, Translation, Translator, check_batch_size
+from seqwright.inference.translator import BATCH_SIZE, BATCHES_PER_BLOCK, Translation, Translator, check_batch_size
 from seqwright.locks import lock_path, locked
 
 _LOGGER = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def translate_file(
             translation, `nbest`; else the translations alone, `nbest` lines for each sequence, best first.
         batch_size: sequences searched together.
         resume: go on after the whole lines that an earlier, interrupted run of the same command left.
-        model: where `translator` was loaded from; it must not be written over.
+        model: where `translator` was loaded from; it must not be overwritten.
         console: a terminal to show progress on.
 
     Raises:
@@ -63,11 +63,11 @@ def translate_file(
     options = dataclasses.replace(options or SearchOptions(), attention=as_json)
     check_batch_size(batch_size)
     input_path, output_path = _file(source), _file(target)
-    has_line_each = options.nbest == 1 or as_json
+    one_line_per_source = options.nbest == 1 or as_json
     _check_paths(input_path, output_path, model)
     if resume and (input_path is None or output_path is None):
         raise ClientError("--resume goes on with an output file: name the input and the output")
-    if resume and not has_line_each:
+    if resume and not one_line_per_source:
         raise ClientError("--resume with --nbest needs --format json, which has one line a sequence")
     report = InputReport.of_source(str(input_path or "standard input"), translator.trained.settings)
     with contextlib.ExitStack() as stack:
@@ -75,10 +75,10 @@ def translate_file(
         if output_path:
             made_with = {"model": translator.trained.digest(), "format": "json" if as_json else "text"}
             made_with |= {name: value for name, value in dataclasses.asdict(options).items() if name != "attention"}
-        can_resume = input_path is not None and has_line_each
+        can_resume = input_path is not None and one_line_per_source
         out, done = stack.enter_context(_writer(output_path, resume, can_resume, made_with))
         advance = stack.enter_context(_progress(console, input_path))
-        every = read_sources(input_path, translator.source_vocabulary, BATCHES_A_BLOCK * batch_size, advance)
+        every = read_sources(input_path, translator.source_vocabulary, BATCHES_PER_BLOCK * batch_size, advance)
         blocks, ahead = itertools.tee(_after(done, every, input_path, output_path))
         ids = ([each.ids for each in block] for block in ahead)
         for block, translations in zip(blocks, translator.translate_blocks(ids, options, batch_size), strict=True):
@@ -95,11 +95,11 @@ def _file(path: str | Path | None) -> Path | None:
 
 
 def _check_paths(source: Path | None, target: Path | None, model: Path | None) -> None:
-    """Check that neither the input nor the model would be written over."""
+    """Check that neither the input nor the model would be overwritten."""
     if source and target:
         for path in (target, *_partial_files(target)):
             if path.is_file() and source.exists() and path.samefile(source):
-                raise ClientError(f"{source} would be written over: name another output than {target}")
+                raise ClientError(f"{source} would be overwritten: name another output than {target}")
     if model and target and target.exists() and any(target.samefile(part) for part in (model, *model.glob("*"))):
         raise ClientError(f"{target} is the model, or a part of it: name another output")
 

@@ -42,7 +42,8 @@ class ReferenceScores:
 def reference_sums(
     model: Seq2Seq, batches: Iterable[Batch], device: torch.device, precision: Precision
 ) -> tuple[float, int, int]:
-    """Over every target token of `batches`, under teacher forcing: negative log-likelihood, ranked first, tokens."""
+    """Over every target token of `batches`, under teacher forcing: the sum of negative log-likelihoods, the
+    number of tokens ranked first, and the number of tokens."""
     loss, correct, tokens = 0.0, 0, 0
     model.eval()
     for batch in batches:

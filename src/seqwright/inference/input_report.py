@@ -11,7 +11,7 @@ from seqwright.hyperparameters import Hyperparameters
 logger = logging.getLogger(__name__)
 
 UNKNOWN_SHARE = 0.1
-"""The share of unknown tokens above which a user is warned: more seldom has good reasons."""
+"""The share of unknown tokens above which a user is warned: it usually means wrong tokens or a wrong language."""
 
 _MAX_EXAMPLES = 5
 _MAX_COUNTED = 10_000

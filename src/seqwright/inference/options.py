@@ -46,7 +46,7 @@ class SearchOptions:
     def __post_init__(self) -> None:
         for name, (least, greatest) in _RANGES.items():
             value = getattr(self, name)
-            if value is None and name != "nbest":
+            if value is None and name != "nbest":  # there is always a number of translations
                 continue
             is_number = isinstance(value, Integral) and not isinstance(value, bool)
             if not is_number or not least <= value <= greatest:

@@ -19,7 +19,7 @@ import torch
 from seqwright.data.vocabulary import Vocabulary
 from seqwright.devices import keep_freed_memory, process_count
 from seqwright.inference.options import SearchOptions
-from seqwright.inference.translator import BATCH_SIZE, BATCHES_A_BLOCK, Translation, Translator, by_length
+from seqwright.inference.translator import BATCH_SIZE, BATCHES_PER_BLOCK, Translation, Translator, by_length
 from seqwright.model_sources import load_any_model
 from seqwright.processes import ChildProcess, messages
 
@@ -37,7 +37,7 @@ def load_translators(
         processes: how many; `auto` for one a GPU, or one for each thread that PyTorch uses of the processor.
 
     Raises:
-        ClientError: the model is missing or damaged, or the device, the precision or so many GPUs are not to be had.
+        ClientError: the model is missing or damaged, or the device, the precision or so many GPUs are not available.
     """
     count = process_count(processes, device, on_cpu=torch.get_num_threads())
     if count == 1:
@@ -102,7 +102,7 @@ class TranslatorPool:
     ) -> Iterator[list[Translation]]:
         """As `Translator.translate_blocks`; takes blocks ahead, so that no process has to wait for the end of one.
 
-        A block of fewer than `BATCHES_A_BLOCK` batches says that no more input is there yet: its translations are
+        A block of fewer than `BATCHES_PER_BLOCK` batches says that no more input is there yet: its translations are
         yielded before the next block is asked for.
 
         Raises:
@@ -113,7 +113,7 @@ class TranslatorPool:
         for block in blocks:
             chunks = list(by_length(block, batch_size))
             found = [self._executor.submit(self._translate, [block[i] for i in chunk], options) for chunk in chunks]
-            is_short = len(block) < BATCHES_A_BLOCK * batch_size  # no more input is there yet
+            is_short = len(block) < BATCHES_PER_BLOCK * batch_size  # no more input is there yet
             waiting.append(_Block(len(block), chunks, found))
             ahead += len(chunks)
             while waiting and (is_short or ahead - len(waiting[0].chunks) >= 2 * self._count):

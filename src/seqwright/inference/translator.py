@@ -23,11 +23,11 @@ from seqwright.models.prepared import prepare_model
 from seqwright.models.protocols import SearchModel
 
 BATCH_SIZE = 64
-"""Sequences searched together, unless told otherwise."""
+"""Sequences searched together by default."""
 
 MAX_BATCH_SIZE = 1_000_000
 
-BATCHES_A_BLOCK = 16
+BATCHES_PER_BLOCK = 16
 """Batches of a file that are read together, sorted by length and written together."""
 
 
@@ -214,7 +214,7 @@ class Translator:
     ) -> Iterator[None]:
         """Translate one batch, all of it searched together, for callers that make up batches themselves.
 
-        The search takes one step for each `next`; see `beam_search`.
+        A generator: the search takes one step for each `next`; see `beam_search`.
 
         Args:
             sources: source ids without BOS or EOS, none empty or longer than `max_seq_len_source`.

@@ -130,7 +130,10 @@ class FixedAttention(Attention):
     """No attention: the context is the encoder's last state at every step (Sutskever et al. 2014)."""
 
     def remember(self, encoded: Encoded) -> AttentionMemory:
-        """Keep the last state alone as the values, with all weight on its position."""
+        """Keep the last state alone, with all weight on its position.
+
+        Against `AttentionMemory`, the keys and the bias are these weights, `[B, S]`, and the values are `[B, H]`.
+        """
         positions = torch.nn.functional.one_hot(encoded.lengths - 1, encoded.states.shape[1])
         weights = positions.to(encoded.states.dtype)  # [B, S]
         return AttentionMemory(keys=weights, values=encoded.last, bias=weights)

@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class PositionEmbedding(nn.Module):
-    """One learned vector a position, added to token embeddings; positions past the last known share its vector.
+    """One learned vector a position, added to token embeddings; positions beyond the table use its last vector.
 
     Args:
         positions: rows of the table.
@@ -166,7 +166,7 @@ class ConvolutionalDecoder(nn.Module):
         kernel_width: positions that a convolution sees, the current one and those before it.
         activation: one of `ACTIVATIONS`.
         max_positions: target positions with a vector of their own.
-        encoder_size: width of the encoder's states; where it is not H, a projection without bias joins them.
+        encoder_size: width of the encoder's states; where it is not H, a layer without bias maps them to H.
         embed_dropout: dropout on the token embeddings.
         hidden_dropout: dropout on the input of every convolution.
     """

@@ -6,9 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-# Two operations of PyTorch are used here under private names, `_reorder_linear_weight` and `_linear_pointwise`: no
-# public operation multiplies with a weight in oneDNN's own layout. pyproject.toml bounds torch for that, and
-# tests/test_dependencies.py checks that they are there.
+# Three operations of PyTorch are used here under private names: no public operation multiplies with a weight in
+# oneDNN's own layout. pyproject.toml bounds torch for that, and tests/test_dependencies.py checks that they are there.
 
 _MIN_PACKED = {torch.float32: 1 << 18, torch.bfloat16: 1}
 """Elements from which on packing a weight pays: in fp32, measured with AVX2; in bf16 always, for every product is

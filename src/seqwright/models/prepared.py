@@ -68,7 +68,6 @@ class PreparedLinear(nn.Module):
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
-        self.in_features = layer.in_features
         self._multiply = _cast_linear(layer.weight, layer.bias, dtype, tanh=isinstance(layer, TanhLinear))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,7 +75,7 @@ class PreparedLinear(nn.Module):
         return self._multiply(x)
 
 
-class NarrowLayer(nn.Module):
+class Bf16RecurrentLayer(nn.Module):
     """`nn.LSTM` or `nn.GRU` over whole sequences, with weights in bf16."""
 
     def __init__(self, layer: nn.LSTM | nn.GRU) -> None:
@@ -94,7 +93,7 @@ class NarrowLayer(nn.Module):
 
 def _prepare_layer(layer: nn.LSTM | nn.GRU, dtype: torch.dtype) -> nn.Module:
     """PyTorch's recurrent layers are fast as they are; in bf16 their weights are cast once."""
-    return layer if dtype == torch.float32 else NarrowLayer(layer)
+    return layer if dtype == torch.float32 else Bf16RecurrentLayer(layer)
 
 
 class PreparedLstmCell(nn.Module):
@@ -108,11 +107,11 @@ class PreparedLstmCell(nn.Module):
         super().__init__()
         scale = torch.tensor([1.0, 1.0, 2.0, 1.0], device=cell.bias_ih.device)  # of the gates i, f, g, o
         scale = scale.repeat_interleave(cell.hidden_size)  # [4H]
-        before, after = (weight * scale.unsqueeze(1) for weight in cell.split_weight())
-        self._projected_weight = before.detach()
+        projected_weight, other_weight = (weight * scale.unsqueeze(1) for weight in cell.split_weight())
+        self._projected_weight = projected_weight.detach()
         self._bias = ((cell.bias_ih + cell.bias_hh) * scale).detach()
         recurrent = cell.weight_hh * scale.unsqueeze(1)
-        self._multiply = _cast_linear(torch.cat([after, recurrent], dim=1), None, dtype)
+        self._multiply = _cast_linear(torch.cat([other_weight, recurrent], dim=1), None, dtype)
 
     def project(self, inputs: Tensor) -> Tensor:
         """As `RecurrentCell.project`, with both biases, and cell candidates twice as large."""
@@ -134,9 +133,9 @@ class PreparedGruCell(nn.Module):
 
     def __init__(self, cell: RecurrentCell, dtype: torch.dtype) -> None:
         super().__init__()
-        before, after = cell.split_weight()
-        self._projected_weight, self._bias = before.detach(), cell.bias_ih.detach()
-        self._multiply = _cast_linear(after.contiguous(), None, dtype)
+        projected_weight, other_weight = cell.split_weight()
+        self._projected_weight, self._bias = projected_weight.detach(), cell.bias_ih.detach()
+        self._multiply = _cast_linear(other_weight.contiguous(), None, dtype)
         self._multiply_recurrent = _cast_linear(cell.weight_hh, cell.bias_hh, dtype)
 
     def project(self, inputs: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class Encoded:
     """The output of an encoder for a batch of source sequences.
 
     Attributes:
-        states: one vector for each source position, `[B, S, H]`; positions past the length hold anything.
+        states: one vector for each source position, `[B, S, H]`; positions past the length are undefined.
         lengths: real positions of each sentence, int64 `[B]`.
         last: the state at each sentence's last real position, `[B, H]`.
     """
@@ -78,7 +78,12 @@ def select_rows(tree: TreeT, rows: Tensor) -> TreeT:
 
 
 class Encoder(Protocol):
-    """Source ids to states."""
+    """Source ids to states.
+
+    Attributes:
+        output_size: width of the states, H.
+        embedding: the table of the source tokens.
+    """
 
     output_size: int
     embedding: TokenEmbedding
@@ -91,6 +96,10 @@ class Decoder(Protocol):
     """Target ids to hidden vectors, all at once for training or step by step for search.
 
     `forward` over a sequence and `step` repeated over its tokens give the same hidden vectors, up to rounding.
+
+    Attributes:
+        output_size: width of the hidden vectors, H.
+        embedding: the table of the target tokens.
     """
 
     output_size: int

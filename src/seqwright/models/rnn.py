@@ -29,7 +29,8 @@ class RecurrentCell(nn.Module):
         kind: `lstm` or `gru`.
         input_size: width of the input, I.
         hidden_size: width of the output, H.
-        projected_size: the first P columns of the input are given by way of `project`.
+        projected_size: columns P at the start of the input that are not in the `inputs` of `forward`: what `project`
+            returns for them is passed as `projected`.
     """
 
     def __init__(self, kind: str, input_size: int, hidden_size: int, projected_size: int = 0) -> None:

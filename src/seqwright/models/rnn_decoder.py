@@ -76,10 +76,10 @@ class RecurrentDecoder(nn.Module):
         super().__init__()
         self.output_size = num_hidden
         self.state_init = state_init
-        self.context_from_first = attention_in_upper_layers and num_layers > 1
+        self.upper_cells_read_context = attention_in_upper_layers and num_layers > 1
         self.first_residual_layer = first_residual_layer or math.inf
         self.embedding = TokenEmbedding(vocab_size, num_embed, embed_dropout)
-        upper_input = num_hidden + (encoder_size if self.context_from_first else 0)
+        upper_input = num_hidden + (encoder_size if self.upper_cells_read_context else 0)
         stack = nn.ModuleList([RecurrentCell(cell_type, num_embed + num_hidden, num_hidden, projected_size=num_embed)])
         stack.extend(RecurrentCell(cell_type, upper_input, num_hidden) for _ in range(num_layers - 1))
         self.cells = cast(Sequence[RecurrentCell], stack)
@@ -162,7 +162,7 @@ class RecurrentDecoder(nn.Module):
         else:
             summary = encoded.last if self.state_init == "last" else encoded.mean()  # [B, D]
             states = [layer(summary) for layer in self.initial_states]
-        by_cell = zip(*[iter(states)] * self.num_states, strict=True)
+        by_cell = zip(*[iter(states)] * self.num_states, strict=True)  # the states of each cell together
         return DecoderState(self.attention.remember(encoded), RecurrentHypotheses(zeros, tuple(by_cell)))
 
     def project_tokens(self, token: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class RecurrentDecoder(nn.Module):
         cell_state = self.cells[0](before.hidden, before.cells[0], projected)
         cells, output = [cell_state], cell_state[0]  # output: [N, H]
         attended: tuple[Tensor, Tensor] | None = None
-        if self.context_from_first:
+        if self.upper_cells_read_context:
             attended = self.attention(output, memory)
         for number, (cell, previous) in enumerate(zip(self.cells[1:], before.cells[1:], strict=True), start=2):
             cell_state = cell(torch.cat([output, attended[0]], dim=1) if attended else output, previous)

@@ -91,7 +91,7 @@ class Batcher:
         ahead = sum(queue.ahead(len(instances)) for queue in {queue for queue, _ in places})
         if len(self._unanswered) + ahead > self._room(len(instances)):
             raise queue_full()
-        request = PendingRequest(len(instances), self._end)
+        request = PendingRequest(len(instances), self._on_request_end)
         self._unanswered.add(request)
         grouped: dict[tuple[RequestQueue, SearchKey], list[QueuedInstance]] = {}
         for index, (place, instance) in enumerate(zip(places, instances, strict=True)):
@@ -127,7 +127,7 @@ class Batcher:
         """Instances that may come before a request of `size` instances; see `Limits.backlog`."""
         return max(self._capacity, 2 * size)
 
-    def _end(self, request: PendingRequest) -> None:
+    def _on_request_end(self, request: PendingRequest) -> None:
         """Note that a request is answered or cancelled. A cancelled one leaves the queue and the searches."""
         self._unanswered.discard(request)
         if request.cancelled:

@@ -127,7 +127,7 @@ class RequestQueue:
         self.waiting = sum(len(entry.instances) for entry in self._ring)
 
     def ahead(self, size: int) -> int:
-        """Instances that fair turns put before the last of a request of `size`, besides one of each request."""
+        """Queued instances that are searched before the last of a request of `size`, besides one of each request."""
         if self.waiting == len(self._ring):
             return 0
         share = math.ceil(size / self._limits.turn) * self._limits.turn

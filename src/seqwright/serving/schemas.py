@@ -14,9 +14,9 @@ SourceText = Annotated[
     str,
     Field(
         strict=True,
-        description="Tokens separated by white space; the translation of none is empty. A token that the model does "
-        "not know counts as <unk>, and the header X-Seqwright-Unknown counts these. A sequence longer than the model's "
-        "max_seq_len_source is cut, and the header X-Seqwright-Truncated says so.",
+        description="Tokens separated by white space; an empty text has an empty translation. A token that the model "
+        "does not know counts as <unk>, and the header X-Seqwright-Unknown counts these. A sequence longer than the "
+        "model's max_seq_len_source is cut, and the header X-Seqwright-Truncated says so.",
         json_schema_extra={"examples": ["P R O N O U N C E"]},
     ),
 ]

@@ -75,7 +75,7 @@ class EndpointServer(uvicorn.Server):
         drain.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note a signal: after the first the endpoint ends, after another it waits for nothing."""
+        """Note a signal: after the first the endpoint ends, after another it ends at once."""
         if self.should_exit:
             self._is_hurried = True
         else:
@@ -139,7 +139,7 @@ def serve(
         _LOGGER.info("serving %s on %s (%s, %d %s)", model, url, searchers[0].device, count, kind)
         names = names_of(host, address, allowed_hosts)
         server = EndpointServer(EndpointApp(searchers, limits, names))
-        gc.freeze()  # what is there now stays: to search it for garbage would stop everything for a tenth of a second
+        gc.freeze()  # objects alive now stay: to scan them for garbage would stop everything for 0.1 s
 
         def stop(*_: object) -> None:
             # Before uvicorn handles signals, and after it has drained, when it raises the signal again: a clean end.

@@ -1,5 +1,6 @@
 """Training checkpoints: all that a run needs to go on as if it had never stopped."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -16,10 +17,10 @@ from torch import Tensor
 
 from seqwright.artifacts import write_tensors
 from seqwright.errors import ClientError
-from seqwright.files import describe_os_errors, new_folder, writing
+from seqwright.files import describe_os_errors, new_folder, remove_folder, writing
 from seqwright.interrupts import in_background
 from seqwright.training.progress import Checkpoint, Monitor, Progress
-from seqwright.training.run_folders import BEST, PREFIX, RunFingerprint, existing_checkpoints, remove_checkpoint
+from seqwright.training.run_folders import BEST, PREFIX, RunFingerprint, existing_checkpoints
 from seqwright.training.trainer import Trainer
 
 FORMAT_VERSION = 5
@@ -140,7 +141,8 @@ class CheckpointStore(Monitor):
         in_use = self._in_use if self._saved_calls.is_running else []
         for old in existing_checkpoints(self.folder)[self._keep :]:
             if old not in in_use:
-                remove_checkpoint(old)
+                with contextlib.suppress(OSError):  # what cannot be removed stays
+                    remove_folder(old)
 
     def _call_on_saved(self) -> None:
         self._in_use = existing_checkpoints(self.folder)[: self._keep]

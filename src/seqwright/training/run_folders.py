@@ -165,15 +165,3 @@ def existing_checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders in `folder`, newest first; copies that a user made under other names are left out."""
     found = [path for path in folder.glob(f"{PREFIX}*") if path.name.removeprefix(PREFIX).isdecimal()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(PREFIX)), reverse=True)
-
-
-def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint under a hidden name, so that a kill does not leave half of it under its own.
-
-    `open_run_folders` removes what a kill leaves. What cannot be removed stays.
-    """
-    hidden = folder.with_name(f".{folder.name}.old.tmp")
-    shutil.rmtree(hidden, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        folder.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
