@@ -41,7 +41,7 @@ def test_a_checkpoint_holds_the_state_of_its_update_though_the_disk_is_slow(
         save_file(tensors, path, metadata)
 
     train(channels, tmp_path / "short", {**SETTINGS, "max_num_batches": 4}, precision="fp32")
-    monkeypatch.setattr("seqwright.artifacts.save_file", write_slowly)
+    monkeypatch.setattr("seqwright.artifacts.saving.save_file", write_slowly)
     train(channels, tmp_path / "long", {**SETTINGS, "max_num_batches": 8}, precision="fp32")
     short, long = (
         load_file(tmp_path / f"{name}.checkpoints" / "checkpoint-000000004" / "state.safetensors")

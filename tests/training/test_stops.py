@@ -82,7 +82,7 @@ def test_a_stop_in_bleu_ends_the_validation(channels: Channels, tmp_path: Path) 
 
 @pytest.fixture(autouse=True)
 def _usual_handler_of_ctrl_c() -> Iterator[None]:
-    """Python's own handler, which processes that run tests in parallel have replaced."""
+    """Python's own handler: a shell lets the programs that it starts in the background ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

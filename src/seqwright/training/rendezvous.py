@@ -143,10 +143,11 @@ def _interface_of(address: str) -> str | None:
 def _is_lost_contact(error: RuntimeError) -> bool:
     """Whether an exchange between processes failed: PyTorch's own error for it, or a message from gloo or NCCL.
 
-    gloo's errors are plain `RuntimeError`s whose message starts with the place in gloo's source. A time-out alone says
-    nothing: CUDA has time-outs of its own.
+    gloo's errors are plain `RuntimeError`s. Their message starts with the place in gloo's source, but for the one of a
+    time-out: "Application timeout caused pair closure". Any other time-out says nothing: CUDA has some of its own.
     """
-    return isinstance(error, dist.DistError) or bool(re.search(r"\bgloo/|\bnccl", str(error), re.IGNORECASE))
+    signs = r"\bgloo/|\bnccl|\bpair closure\b"
+    return isinstance(error, dist.DistError) or bool(re.search(signs, str(error), re.IGNORECASE))
 
 
 def _name_lost(message: str, hosts: Sequence[_Host], rank: int) -> str:
