@@ -137,3 +137,20 @@ def test_training_starts_from_a_model_and_vectors(run: Run, model: Path, tmp_pat
     assert (refused.status, refused.out) == (2, "")
     assert "give --vectors-target or --model" in refused.err
     assert not (tmp_path / "other").exists()
+
+
+def test_commands_take_a_model_of_the_original_as_it_is(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEQWRIGHT_CACHE", str(tmp_path / "cache"))
+    golden = Path(__file__).parents[1] / "golden" / "sockeye"
+    model, source, target = golden / "gru_bilinear", golden / "test.src", golden / "test.trg"
+    translated = run("translate", "--model", model, "--input", source)
+    assert translated.status == 0, translated.err
+    assert len(translated.out.splitlines()) == len(source.read_text().splitlines())
+    scored = run("evaluate", "--model", model, "--source", source, "--target", target)
+    assert scored.status == 0, scored.err
+    data, output = prepared(tmp_path, pairs=40), tmp_path / "tuned"
+    tuned = run("train", "--data", data, "--output", output, "--model", model, "-H", "max_num_batches=1")
+    assert tuned.status == 0, tuned.err
+    assert len(list((tmp_path / "cache" / "imported").glob("*/config.json"))) == 1
