@@ -283,3 +283,25 @@ def test_files_of_the_original_are_read(channel: Path) -> None:
     shutil.copy(GOLDEN / "train.rec", channel)
     corpus = load_channel(channel, source_vocab_size=1395, target_vocab_size=1646, cache=channel.parent / "cache")
     assert len(corpus) == 499
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            "",
+            r"the channel .*data/validation does not exist: .*data does not exist; name the folder",
+        ),
+        ("file", r"the channel .*data/validation does not exist: .*data is a file, not a folder"),
+        ("folder", r"the channel .*data/validation does not exist: prepare the data again .* --val-fraction"),
+    ],
+)
+def test_a_missing_channel_is_refused_with_what_to_do(made: str, message: str, tmp_path: Path) -> None:
+    if made == "file":
+        (tmp_path / "data").touch()
+    elif made == "folder":
+        (tmp_path / "data").mkdir()
+    with pytest.raises(ClientError, match=message):
+        load_channel(
+            tmp_path / "data" / "validation", source_vocab_size=5, target_vocab_size=5, cache=tmp_path / "cache"
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from seqwright.artifacts import TrainedModel
+from seqwright.artifacts import TrainedModel, save_model
 from seqwright.inference.evaluation import evaluate
 from seqwright.inference.translator import Translator
 
@@ -21,6 +21,9 @@ def test_scores_of_the_models_own_translations_are_perfect(small_model: Maker, t
     scores = evaluate(translator, str(tmp_path / "src"), str(tmp_path / "trg"), beam_size=2)
     assert (scores["pairs"], scores["wer"]) == (3, 0.0)
     assert scores["bleu"] == pytest.approx(100)
+    save_model(tmp_path / "model", translator.trained, {})
+    of_path = evaluate(tmp_path / "model", tmp_path / "src", tmp_path / "trg", beam_size=2)
+    assert of_path["bleu"] == pytest.approx(scores["bleu"], abs=1)
 
 
 def test_text_that_was_not_split_as_the_training_data_is_warned_of_on_both_sides(

@@ -217,3 +217,9 @@ def test_sequences_that_are_cut_are_warned_of_once(small_model: Maker, caplog: p
     assert record.levelno == logging.WARNING
     assert "2 of 4 sequences are longer than max_seq_len_source=3 and were cut" in record.message
     assert "the first of them sequence 1 with 4 tokens" in record.message
+
+
+@pytest.mark.parametrize("source", [5, None, b"w5"])
+def test_what_is_neither_text_nor_a_list_is_refused(source: Any, translator: Translator) -> None:
+    with pytest.raises(ClientError, match="translate takes a text, or a list of texts"):
+        translator.translate(source)

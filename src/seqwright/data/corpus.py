@@ -144,8 +144,17 @@ def _require_folder(folder: Path) -> None:
     with describe_os_errors(f"cannot read the channel {folder}"):
         if folder.is_dir():
             return
+        if not folder.exists() and not folder.parent.is_dir():
+            problem = "is a file, not a folder" if folder.parent.exists() else "does not exist"
+            raise ClientError(
+                f"the channel {folder} does not exist: {folder.parent} {problem}; name the folder that `prepare` wrote "
+                "with the channels train, validation and vocab"
+            )
         problem = "is not a folder" if folder.exists() else "does not exist"
-    raise ClientError(f"the channel {folder} {problem}: a channel is a folder of data files")
+    advice = "a channel is a folder of data files"
+    if folder.name == "validation":
+        advice = "prepare the data again with validation text, or with --val-fraction 0.02"
+    raise ClientError(f"the channel {folder} {problem}: {advice}")
 
 
 def _list_files(folder: Path) -> list[Path]:

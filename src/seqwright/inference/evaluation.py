@@ -56,7 +56,7 @@ def reference_sums(
 
 
 def evaluate(
-    translator: Translator,
+    translator: Translator | str | Path,
     source: str | Path,
     target: str | Path,
     options: SearchOptions | None = None,
@@ -67,7 +67,7 @@ def evaluate(
     Sequences that were cut, and unknown tokens if they are many, are logged as warnings for both files.
 
     Args:
-        translator: the model.
+        translator: the model, or where it is.
         source: a text file, one sequence a line.
         target: its reference.
         options: how to search.
@@ -81,6 +81,7 @@ def evaluate(
         ClientError: an option is not valid, a file cannot be read, or the files differ in length or have no pair.
     """
     options = search_options(options, named)
+    translator = translator if isinstance(translator, Translator) else Translator.load(translator)
     trained, settings = translator.trained, translator.settings
     sources, references = _read_tokens(Path(source)), _read_tokens(Path(target))
     if len(sources) != len(references):

@@ -82,6 +82,10 @@ class Translator:
         self.precision: Precision = precision
         self._model: SearchModel = prepare_model(trained.model.to(device), precision)
 
+    def __repr__(self) -> str:
+        sizes = f"{len(self.source_vocabulary):,} source and {len(self.trained.target_vocabulary):,} target tokens"
+        return f"<Translator of {sizes}, {self.precision} on {self.device}>"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the model as it was trained: the prepared one is made again."""
         return type(self), (self.trained, self.device, self.precision)
@@ -153,6 +157,9 @@ class Translator:
         """
         if isinstance(sources, str):
             return self.translate([sources], options, batch_size=batch_size, **named)[0]
+        if isinstance(sources, bytes) or not isinstance(sources, Iterable):
+            kind = type(sources).__name__
+            raise ClientError(f"translate takes a text, or a list of texts or of lists of tokens, not {kind}")
         chosen, vocabulary = search_options(options, named), self.source_vocabulary
         tokens = [source.split() if isinstance(source, str) else list(source) for source in sources]
         ids = [vocabulary.ids(each) for each in tokens]

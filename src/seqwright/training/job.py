@@ -115,9 +115,9 @@ class Run:
 
 
 def train(
-    channels: Channels,
+    channels: Channels | StrPath,
     output: StrPath,
-    hyperparameters: Hyperparameters | Mapping[str, object],
+    hyperparameters: Hyperparameters | Mapping[str, object] | None = None,
     *,
     start: Start | None = None,
     checkpoints: StrPath | None = None,
@@ -144,7 +144,7 @@ def train(
     `KeyboardInterrupt` raised. The same call goes on from there.
 
     Args:
-        channels: the data.
+        channels: the data, or the folder that `prepare` wrote.
         output: the model folder to write.
         hyperparameters: their values, or a mapping to parse; others are those of the start model, or the defaults.
         start: a model or word vectors to start from, and embeddings to freeze.
@@ -182,9 +182,9 @@ def train(
     cluster, output = cluster or Cluster(), Path(output)
     checkpoints = Path(checkpoints) if checkpoints else output.with_name(output.name + ".checkpoints")
     run = Run(
-        channels=channels,
+        channels=channels if isinstance(channels, Channels) else Channels.under(channels),
         output=output,
-        hyperparameters=hyperparameters,
+        hyperparameters=hyperparameters or {},
         start=start or Start(),
         checkpoints=checkpoints,
         keep=keep,

@@ -131,7 +131,7 @@ def resolve_hyperparameters(warm_start: WarmStart, given: Hyperparameters | Mapp
         if not _agree(settings, base, name)
     ]
     if changed:
-        advice = f"leave out what differs, so that {path} decides, or train without a start model"
+        advice = f"leave out what differs, so that the values of {path} apply, or train without a start model"
         raise ClientError("\n".join([*changed, advice]))
     return settings
 
@@ -139,7 +139,8 @@ def resolve_hyperparameters(warm_start: WarmStart, given: Hyperparameters | Mapp
 def _agree(left: Hyperparameters, right: Hyperparameters, name: str) -> bool:
     """Whether a hyperparameter has the same effect in both, which may depend on other hyperparameters."""
     if name == "rnn_attention_num_hidden":
-        return left.attention_num_hidden == right.attention_num_hidden
+        follows = left.rnn_attention_num_hidden is None and right.rnn_attention_num_hidden is None
+        return follows or left.attention_num_hidden == right.attention_num_hidden  # rnn_num_hidden, which is compared
     if name == "rnn_first_residual_layer" and not (left.rnn_residual_connections and right.rnn_residual_connections):
         return True
     return bool(getattr(left, name) == getattr(right, name))
