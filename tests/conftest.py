@@ -1,12 +1,14 @@
 """Settings and small models that many tests share."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from seqwright.artifacts import LengthRatio, TrainedModel
+from seqwright.console import ConsoleHandler
 from seqwright.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from seqwright.hyperparameters import Hyperparameters
 from seqwright.models.seq2seq import build_model, initialize_model
@@ -23,6 +25,15 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 def _one_thread() -> None:
     """Small tensors gain nothing from threads, and the tests themselves run in parallel."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_logging_left() -> Iterator[None]:
+    """Commands that a test runs in this process set up logging for the whole process: undo that."""
+    yield
+    for handler in [each for each in logging.getLogger().handlers if isinstance(each, ConsoleHandler)]:
+        logging.getLogger().removeHandler(handler)
+    logging.getLogger("seqwright").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

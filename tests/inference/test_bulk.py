@@ -188,7 +188,7 @@ def test_the_input_is_not_written_over(name: str, translator: Translator, tmp_pa
     (folder / "linked").symlink_to("in")
     (folder / "hard").hardlink_to(source)
     before = source.read_text()
-    with pytest.raises(ClientError, match=f"{source} would be written over"):
+    with pytest.raises(ClientError, match=f"{source} would be overwritten"):
         translate_file(translator, source=source, target=folder / name)
     assert source.read_text() == before
 

@@ -122,7 +122,7 @@ def serve(
     """
     _allow_many_connections()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(exit_on_sigterm())  # while it loads
+        end_if_asked = stack.enter_context(exit_on_sigterm())  # while it loads
         count = workers or (1 if choose_device(device).type == "cuda" else min(_MAX_WORKERS, torch.get_num_threads()))
         bound = stack.enter_context(bind(host, port))
         trained = load_any_model(model)
@@ -146,6 +146,7 @@ def serve(
             server.should_exit = True
 
         signal.signal(signal.SIGTERM, stop)
+        end_if_asked()  # a signal before, whose exception an import or a destructor swallowed
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as `nohup` has it
             signal.signal(signal.SIGHUP, stop)
         server.run(sockets=[bound])
