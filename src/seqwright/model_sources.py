@@ -37,17 +37,18 @@ def load_any_model(path: StrPath, device: torch.device | None = None) -> Trained
     """
     path = _archive_in(Path(path))
     imports = _import_folder()
-    if not _has_import(path, imports):
+    folder = _expected_import(path, imports)
+    if folder is None or not (folder / CONFIG).exists():
         try:
             return load_model(path, device)
         except ClientError as error:
             if not holds_sockeye_model(path):
                 raise _explained(error, path) from error
     if imports is None:
-        with TemporaryFolder() as folder:
-            import_sockeye(path, folder / "model")
-            return load_model(folder / "model", device)
-    folder = imports / _digest(path)
+        with TemporaryFolder() as temporary:
+            import_sockeye(path, temporary / "model")
+            return load_model(temporary / "model", device)
+    folder = folder or imports / _digest(path)
     with locked(imports / f"{folder.name}.lock", refusal="", timeout=-1):
         if not (folder / CONFIG).exists():
             logger.info("importing %s, a model of Sockeye 1, into %s", path, folder)
@@ -114,12 +115,15 @@ def _import_folder() -> Path | None:
     return folder if os.access(folder, os.W_OK) else None
 
 
-def _has_import(path: Path, imports: Path | None) -> bool:
-    """Whether an archive has been imported before, which saves unpacking it to see what it is."""
+def _expected_import(path: Path, imports: Path | None) -> Path | None:
+    """Where an archive is if it has been imported before, which saves unpacking it to see what it is.
+
+    None for a folder, and where nothing has been imported yet: the archive is not read then.
+    """
     if imports is None or not any(imports.iterdir()):
-        return False
+        return None
     with describe_os_errors(f"cannot read {path}"):
-        return path.is_file() and (imports / _digest(path) / CONFIG).exists()
+        return imports / _digest(path) if path.is_file() else None
 
 
 def _digest(path: Path) -> str:
