@@ -39,15 +39,20 @@ _ADVICE = {
 """What to do about errors of the operating system that the user can mend, by `errno`."""
 
 
+def os_error_reason(error: OSError) -> str:
+    """What the operating system says of an error, with a small first letter: "no space left on device"."""
+    reason = error.strerror or str(error)
+    return reason[:1].lower() + reason[1:]
+
+
 def client_error_from(error: Exception) -> ClientError | None:
     """An error of the operating system as a `ClientError` with advice; None where the user cannot mend it.
 
     Use it where errors end: what opens or writes a file says more with `files.describe_os_errors`.
     """
     if isinstance(error, OSError) and error.errno in _ADVICE:
-        reason = error.strerror or str(error)
         place = f" ({reprlib.repr(error.filename)})" if error.filename else ""
-        return ClientError(f"{reason[:1].lower()}{reason[1:]}{place}: {_ADVICE[error.errno]}")
+        return ClientError(f"{os_error_reason(error)}{place}: {_ADVICE[error.errno]}")
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
         return ClientError(f"the system refuses another thread: {_ADVICE[errno.EAGAIN]}")
     return None

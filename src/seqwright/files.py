@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from seqwright.errors import ClientError
+from seqwright.errors import ClientError, os_error_reason
 
 StrPath = str | os.PathLike[str]
 """A path as public functions take it."""
@@ -174,9 +174,8 @@ def describe_os_errors(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
         place = f" ({error.filename})" if error.filename and str(error.filename) not in what else ""
-        raise ClientError(f"{what}: {reason[:1].lower()}{reason[1:]}{place}") from error
+        raise ClientError(f"{what}: {os_error_reason(error)}{place}") from error
 
 
 def _temporary_path(path: Path) -> Path:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import seqwright.console
 from seqwright.console import STDERR, print_line
-from seqwright.errors import ClientError
+from seqwright.errors import ClientError, os_error_reason
 from seqwright.remote import without_secrets
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ class _StandardOutput(io.RawIOBase):
         except BrokenPipeError:
             raise
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise StandardOutputError(f"cannot write standard output: {reason[:1].lower()}{reason[1:]}") from error
+            raise StandardOutputError(f"cannot write standard output: {os_error_reason(error)}") from error
 
 
 def set_up_output() -> None:

@@ -166,7 +166,8 @@ def _describe(data: TrainingData, settings: Hyperparameters, seed: int) -> dict[
         "source vocabulary": f"{len(data.source_vocabulary):,} tokens",
         "target vocabulary": f"{len(data.target_vocabulary):,} tokens",
     }
-    facts = {name: f"{size} (digest {data.digests[name][:12]})" for name, size in sizes.items()}
+    digests = data.digests
+    facts = {name: f"{size} (digest {digests[name][:12]})" for name, size in sizes.items()}
     facts |= {f"hyperparameter {name}": str(value) for name, value in settings.to_json_dict().items()}
     return facts | {"seed": str(seed)}
 
